@@ -1,0 +1,1 @@
+"""Command-line programs: each reads flags, builds a configuration, runs it."""
