@@ -1,0 +1,32 @@
+"""Mixed-precision search for Keras models, in the run that trains them.
+
+Importing registers the layers with Keras; it defines no flag and changes no
+environment variable.
+"""
+
+from fliqs_tf import costs
+from fliqs_tf import layers
+from fliqs_tf import models
+from fliqs_tf.assignment import Assignment
+from fliqs_tf.convert import to_fixed
+from fliqs_tf.convert import to_searchable
+from fliqs_tf.formats import Format
+from fliqs_tf.formats import get_format
+from fliqs_tf.numerics import fake_quant
+from fliqs_tf.space import SPACES
+from fliqs_tf.space import Rule
+
+__version__ = "0.1.0"
+__all__ = [
+    "SPACES",
+    "Assignment",
+    "Format",
+    "Rule",
+    "costs",
+    "fake_quant",
+    "get_format",
+    "layers",
+    "models",
+    "to_fixed",
+    "to_searchable",
+]
