@@ -11,9 +11,44 @@ import difflib
 
 import keras
 
+from fliqs_tf.models.deit import deit
+from fliqs_tf.models.efficientnet import efficientnet_b0
+from fliqs_tf.models.efficientnet import efficientnet_b1
+from fliqs_tf.models.efficientnet import efficientnet_b2
+from fliqs_tf.models.efficientnet import efficientnet_b3
+from fliqs_tf.models.efficientnet import efficientnet_b4
+from fliqs_tf.models.inception_v3 import inception_v3
+from fliqs_tf.models.mlperf_tiny import mlperf_tiny_mobilenet_v1
+from fliqs_tf.models.mlperf_tiny import mlperf_tiny_resnet8
+from fliqs_tf.models.mobilenet_v2 import mobilenet_v2
 from fliqs_tf.models.residual import residual_small
+from fliqs_tf.models.resnet import resnet18
+from fliqs_tf.models.resnet import resnet20
+from fliqs_tf.models.resnet import resnet34
+from fliqs_tf.models.resnet import resnet50
+from fliqs_tf.models.resnet import resnet56
 
-_BUILDERS = {builder.__name__: builder for builder in (residual_small,)}
+_BUILDERS = {
+    builder.__name__: builder
+    for builder in (
+        deit,
+        efficientnet_b0,
+        efficientnet_b1,
+        efficientnet_b2,
+        efficientnet_b3,
+        efficientnet_b4,
+        inception_v3,
+        mlperf_tiny_mobilenet_v1,
+        mlperf_tiny_resnet8,
+        mobilenet_v2,
+        residual_small,
+        resnet18,
+        resnet20,
+        resnet34,
+        resnet50,
+        resnet56,
+    )
+}
 
 
 def names() -> tuple[str, ...]:

@@ -37,11 +37,7 @@ def check_arguments(
             f"Height and width of `input_shape` must be at least {min_size}. "
             f"Received: input_shape={tuple(input_shape)}"
         )
-    if not _is_positive_int(classes):
-        raise ValueError(
-            "`classes` must be a positive integer. "
-            f"Received: classes={classes!r}"
-        )
+    check_positive_int("classes", classes)
     if (
         isinstance(width, bool)
         or not isinstance(width, (int, float))
@@ -50,6 +46,22 @@ def check_arguments(
         raise ValueError(
             "`width` must be a positive, finite number. "
             f"Received: width={width!r}"
+        )
+
+
+def check_positive_int(name: str, value: int) -> None:
+    """Refuses what is not a positive integer.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: Its value.
+
+    Raises:
+        ValueError: `value` is no integer or less than 1.
+    """
+    if not _is_positive_int(value):
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
 
 

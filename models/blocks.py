@@ -118,6 +118,29 @@ def activate(x, activation: str, name: str):
     return keras.layers.Activation(activation, name=f"{name}_act")(x)
 
 
+def drop_residual(x, rate: float, name: str):
+    """Drops the whole branch for a fraction of the images, in training.
+
+    Stochastic depth: Huang et al., "Deep Networks with Stochastic Depth", ECCV
+    2016. Kept branches are scaled by `1 / (1 - rate)`.
+
+    Args:
+        x: `(batch, ...)`, the branch to be added to a shortcut.
+        rate: Fraction of the images; 0 for no layer at all.
+        name: Name of the block; the layer appends `_drop`.
+
+    Returns:
+        The shape of `x`.
+    """
+    if not rate:
+        return x
+    return keras.layers.Dropout(
+        rate,
+        noise_shape=(None,) + (1,) * (len(x.shape) - 1),
+        name=f"{name}_drop",
+    )(x)
+
+
 def classify(x, classes: int, dropout: float = 0.0):
     """Global average pooling, dropout where asked for, and the logits.
 
