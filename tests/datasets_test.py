@@ -1,0 +1,275 @@
+"""Tests of `fliqs_tf.datasets`: the pipeline, `digits`, and the errors."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl.testing import absltest
+from absl.testing import parameterized
+from sklearn import datasets as sklearn_datasets
+
+from fliqs_tf import datasets
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _real_data(name):
+    """Returns the folder of prepared real sets, or skips the test."""
+    folder = pathlib.Path(
+        os.environ.get("FLIQS_TFDS_DIR", _ROOT.parent / "shared" / "tfds")
+    )
+    if not (folder / name).is_dir():
+        raise absltest.SkipTest(f"{name} is not in FLIQS_TFDS_DIR ({folder})")
+    return folder
+
+
+def _images(dataset):
+    return np.concatenate([image.numpy() for image, _ in dataset])
+
+
+def _labels(dataset):
+    return np.concatenate([label.numpy() for _, label in dataset])
+
+
+class DigitsTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.data_dir = absltest.TEST_TMPDIR.value + "/digits_test"
+        datasets.load("digits", data_dir=cls.data_dir)
+
+    def test_info_before_and_after_preparation(self):
+        empty = datasets.info("digits", self.create_tempdir().full_path)
+        full = datasets.info("digits", self.data_dir)
+        self.assertEqual(empty.num_examples, {})
+        self.assertEqual(full.num_examples, {"train": 1437, "test": 360})
+        self.assertEqual(full.num_classes, 10)
+        self.assertEqual(full.image_shape, (8, 8, 1))
+
+    def test_holds_every_image_of_scikit_learn_once(self):
+        info = datasets.info("digits", self.data_dir)
+        found = {}
+        for split in ("train", "test"):
+            dataset = datasets.load(
+                "digits", split, 100, self.data_dir, training=False
+            )
+            grey = _images(dataset) * info.std[0] + info.mean[0]
+            for image, label in zip(grey, _labels(dataset), strict=True):
+                key = (tuple(np.rint(image.ravel() * 16).astype(int)), label)
+                found[key] = found.get(key, 0) + 1
+        source = sklearn_datasets.load_digits()
+        expected = {}
+        for image, label in zip(source.images, source.target, strict=True):
+            key = (tuple(image.ravel().astype(int)), label)
+            expected[key] = expected.get(key, 0) + 1
+        self.assertEqual(found, expected)
+
+    def test_split_is_stratified(self):
+        train = _labels(
+            datasets.load("digits", "train", 1, self.data_dir, training=False)
+        )
+        test = _labels(datasets.load("digits", "test", 1, self.data_dir))
+        sizes = np.bincount(np.concatenate([train, test]))
+        np.testing.assert_allclose(np.bincount(test), sizes / 5, atol=1)
+        self.assertLen(test, 360)
+
+    def test_train_split_is_normalised(self):
+        images = _images(
+            datasets.load("digits", "train", 1437, self.data_dir, seed=1)
+        )
+        self.assertAlmostEqual(float(images.mean()), 0.0, delta=1e-3)
+        self.assertAlmostEqual(float(images.std()), 1.0, delta=1e-3)
+
+    def test_types_and_shapes(self):
+        train = datasets.load("digits", "train", 128, self.data_dir)
+        test = datasets.load("digits", "test", 128, self.data_dir)
+        self.assertEqual(
+            train.element_spec,
+            (
+                tf.TensorSpec((128, 8, 8, 1), tf.float32),
+                tf.TensorSpec((128,), tf.int64),
+            ),
+        )
+        self.assertLen(train, 1437 // 128)
+        self.assertLen(test, 3)
+        self.assertLen(_labels(test), 360)
+
+    def test_order_follows_from_seed_and_epoch(self):
+        first = datasets.load("digits", data_dir=self.data_dir, seed=3)
+        again = datasets.load("digits", data_dir=self.data_dir, seed=3)
+        other = datasets.load("digits", data_dir=self.data_dir, seed=4)
+        resumed = datasets.load(
+            "digits", data_dir=self.data_dir, seed=3, first_epoch=2
+        )
+        epochs = [_images(first) for _ in range(3)]
+        np.testing.assert_array_equal(_images(again), epochs[0])
+        np.testing.assert_array_equal(_images(again), epochs[1])
+        np.testing.assert_array_equal(_images(resumed), epochs[2])
+        self.assertFalse(np.array_equal(epochs[0], epochs[1]))
+        self.assertFalse(np.array_equal(epochs[0], _images(other)))
+
+    def test_order_follows_from_seed_without_a_global_seed(self):
+        tf.random.set_seed(None)
+        first, again = (
+            _images(datasets.load("digits", data_dir=self.data_dir, seed=3))
+            for _ in range(2)
+        )
+        np.testing.assert_array_equal(first, again)
+
+    def test_test_split_keeps_its_order(self):
+        dataset = datasets.load("digits", "test", 7, self.data_dir)
+        np.testing.assert_array_equal(_images(dataset), _images(dataset))
+
+    def test_part_held_out_of_train(self):
+        held_out = datasets.load(
+            "digits", "train[90%:]", 50, self.data_dir, training=False
+        )
+        kept = datasets.load("digits", "train[:90%]", 50, self.data_dir)
+        self.assertLen(_labels(held_out), 144)
+        self.assertLen(_labels(kept), (1437 - 144) // 50 * 50)
+
+    def test_distribution_keeps_the_order(self):
+        strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
+        dataset = datasets.load("digits", data_dir=self.data_dir)
+        plain = datasets.load("digits", data_dir=self.data_dir)
+        distributed = strategy.experimental_distribute_dataset(dataset)
+        labels = np.concatenate([label.numpy() for _, label in distributed])
+        np.testing.assert_array_equal(labels, _labels(plain))
+
+    def test_without_scikit_learn(self):
+        hidden = {"sklearn": None, "sklearn.datasets": None}
+        with mock.patch.dict(sys.modules, hidden):
+            with self.assertRaisesRegex(
+                ImportError, r"pip install fliqs_tf\[demo\]"
+            ):
+                datasets.load(
+                    "digits", data_dir=self.create_tempdir().full_path
+                )
+            # A prepared set needs it no more.
+            datasets.load("digits", data_dir=self.data_dir)
+
+    def test_writes_below_data_dir_only(self):
+        folder = self.create_tempdir().full_path
+        home = self.create_tempdir().full_path
+        code = (
+            "from fliqs_tf import datasets;"
+            f"datasets.load('digits', data_dir={folder!r})"
+        )
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            cwd=home,
+            env={**os.environ, "HOME": home, "PYTHONPATH": str(_ROOT)},
+        )
+        # Keras and Matplotlib make their own folders on import.
+        self.assertContainsSubset(
+            os.listdir(home), [".cache", ".config", ".keras"]
+        )
+        self.assertCountEqual(os.listdir(folder), ["digits", "downloads"])
+
+
+class ErrorsTest(parameterized.TestCase):
+    def test_unknown_name_lists_close_names(self):
+        with self.assertRaisesRegex(
+            ValueError, "Received: name='cifarr10'. Close names: cifar10,"
+        ):
+            datasets.load("cifarr10")
+        with self.assertRaisesRegex(ValueError, "Close names: digits"):
+            datasets.info("digit")
+
+    def test_set_without_labelled_images(self):
+        with self.assertRaisesRegex(ValueError, "images with one class label"):
+            datasets.info("glue")
+
+    def test_unknown_split(self):
+        folder = self.create_tempdir().full_path
+        with self.assertRaisesRegex(
+            ValueError, "split='valid'. Splits of 'digits': train, test"
+        ):
+            datasets.load("digits", "valid", data_dir=folder)
+
+    def test_training_split_smaller_than_a_batch(self):
+        folder = self.create_tempdir().full_path
+        with self.assertRaisesRegex(ValueError, "batch_size=128.* 14 examples"):
+            datasets.load("digits", "train[:1%]", data_dir=folder)
+
+    def test_missing_data_says_how_to_get_it(self):
+        folder = self.create_tempdir().full_path
+        failure = mock.patch.object(
+            tfds.core.DatasetBuilder,
+            "download_and_prepare",
+            side_effect=ConnectionError("no route to host"),
+        )
+        with failure, self.assertRaises(RuntimeError) as raised:
+            datasets.load("mnist", data_dir=folder)
+        message = str(raised.exception)
+        self.assertIn("Received: name='mnist'", message)
+        self.assertIn("no route to host", message)
+        self.assertIn("python -m tensorflow_datasets build mnist", message)
+        self.assertIn("`data_dir`", message)
+
+
+class NamesTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("mnist", 10, (28, 28, 1)),
+        ("fashion_mnist", 10, (28, 28, 1)),
+        ("cifar10", 10, (32, 32, 3)),
+        ("cifar100", 100, (32, 32, 3)),
+        ("imagenette", 10, (224, 224, 3)),
+        ("imagenet2012", 1000, (224, 224, 3)),
+        ("svhn_cropped", 10, (32, 32, 3)),
+    )
+    def test_info_without_data(self, name, num_classes, image_shape):
+        info = datasets.info(name, self.create_tempdir().full_path)
+        self.assertEqual(info.num_classes, num_classes)
+        self.assertEqual(info.image_shape, image_shape)
+        self.assertLen(info.mean, image_shape[-1])
+        self.assertLen(info.std, image_shape[-1])
+
+
+class RealImagesTest(parameterized.TestCase):
+    @parameterized.parameters("fashion_mnist", "cifar10")
+    def test_test_split(self, name):
+        folder = _real_data(name)
+        info = datasets.info(name, folder)
+        dataset = datasets.load(name, "test", 500, folder)
+        self.assertEqual(info.num_examples["test"], 10_000)
+        np.testing.assert_array_equal(
+            np.bincount(_labels(dataset)), [1000] * 10
+        )
+        # The constants are those of the train split.
+        images = _images(dataset)
+        np.testing.assert_allclose(images.mean((0, 1, 2)), 0, atol=0.03)
+        np.testing.assert_allclose(images.std((0, 1, 2)), 1, atol=0.03)
+
+    def test_cifar10_is_cropped_and_flipped_by_seed(self):
+        folder = _real_data("cifar10")
+        split = "train[:256]"
+        plain = datasets.load("cifar10", split, 256, folder, augment=False)
+        varied = datasets.load("cifar10", split, 256, folder)
+        again = datasets.load("cifar10", split, 256, folder)
+        before, after = _images(plain), _images(varied)
+        np.testing.assert_array_equal(_images(again), after)
+        # Shuffling is the same with and without augmentation; of 162 equally
+        # likely crops and flips one changes nothing.
+        unchanged = np.all(before == after, axis=(1, 2, 3)).sum()
+        self.assertLess(unchanged, 10)
+
+    def test_fashion_mnist_is_not_augmented(self):
+        folder = _real_data("fashion_mnist")
+        split = "train[:256]"
+        plain = datasets.load(
+            "fashion_mnist", split, 256, folder, augment=False
+        )
+        varied = datasets.load("fashion_mnist", split, 256, folder)
+        np.testing.assert_array_equal(_images(plain), _images(varied))
+
+
+if __name__ == "__main__":
+    absltest.main()
