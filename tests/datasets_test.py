@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from unittest import mock
 
 import numpy as np
@@ -40,7 +41,9 @@ class DigitsTest(parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.data_dir = absltest.TEST_TMPDIR.value + "/digits_test"
+        temporary = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(temporary.cleanup)
+        cls.data_dir = temporary.name
         datasets.load("digits", data_dir=cls.data_dir)
 
     def test_info_before_and_after_preparation(self):
