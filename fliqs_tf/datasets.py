@@ -257,14 +257,14 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
             f"{', '.join(dict.fromkeys(close)) or 'none'}. The full list: "
             "tensorflow_datasets.list_builders()."
         ) from error
-    features = builder.info.features
-    if builder.info.supervised_keys != ("image", "label") or not (
-        isinstance(features["image"], tfds.features.Image)
-        and isinstance(features["label"], tfds.features.ClassLabel)
+    features = dict(builder.info.features.items())
+    if not (
+        isinstance(features.get("image"), tfds.features.Image)
+        and isinstance(features.get("label"), tfds.features.ClassLabel)
     ):
         raise ValueError(
-            "The data set must have images with one class label each. "
-            f"Received: name={name!r} with features {list(features)}. Choose "
+            "The data set must have the features `image` and `label`, one "
+            f"class each. Received: name={name!r} with {features}. Choose "
             "another set, or build your own tf.data.Dataset of (image, label)."
         )
     return builder
@@ -321,9 +321,10 @@ def _read(
             f"split={split!r}. Splits of {builder.name!r}: "
             f"{', '.join(builder.info.splits)}. Slices read 'train[:90%]'."
         ) from error
-    images = builder.as_dataset(
+    examples = builder.as_dataset(
         split=split,
-        as_supervised=True,
+        # What else an example has is not even decoded.
+        decoders=tfds.decode.PartialDecoding({"image": True, "label": True}),
         shuffle_files=shuffle,
         # The file order is drawn once: what changes per epoch is ours.
         read_config=tfds.ReadConfig(
@@ -332,4 +333,5 @@ def _read(
             try_autocache=False,
         ),
     )
+    images = examples.map(lambda example: (example["image"], example["label"]))
     return images, num_examples

@@ -187,7 +187,7 @@ class ErrorsTest(parameterized.TestCase):
             datasets.info("digit")
 
     def test_set_without_labelled_images(self):
-        with self.assertRaisesRegex(ValueError, "images with one class label"):
+        with self.assertRaisesRegex(ValueError, "features `image` and `label`"):
             datasets.info("glue")
 
     def test_unknown_split(self):
@@ -234,6 +234,60 @@ class NamesTest(parameterized.TestCase):
         self.assertEqual(info.image_shape, image_shape)
         self.assertLen(info.mean, image_shape[-1])
         self.assertLen(info.std, image_shape[-1])
+
+
+class VaryingSizesTest(absltest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        temporary = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(temporary.cleanup)
+        cls.data_dir = temporary.name
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name="of_many_sizes",
+            version="1.0.0",
+            data_dir=cls.data_dir,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.ClassLabel(num_classes=2),
+                }
+            ),
+            split_datasets={
+                split: [
+                    (
+                        i,
+                        {
+                            "image": np.full(
+                                (20 + i, 70 - i, 3), 10 * i, np.uint8
+                            ),
+                            "label": i % 2,
+                        },
+                    )
+                    for i in range(12)
+                ]
+                for split in ("train", "validation")
+            },
+        )
+
+    def test_become_one_size(self):
+        train = datasets.load(
+            "of_many_sizes", "train", 6, self.data_dir, image_size=24
+        )
+        validation = datasets.load(
+            "of_many_sizes", "validation", 8, self.data_dir, image_size=24
+        )
+        info = datasets.info("of_many_sizes", self.data_dir, image_size=24)
+        self.assertEqual(info.image_shape, (24, 24, 3))
+        self.assertEqual(train.element_spec[0].shape, (6, 24, 24, 3))
+        # Each image has one grey level; 0..255 becomes -1..1.
+        expected = np.array([20 * i / 255 - 1 for i in range(12)])
+        for dataset in (train, validation):
+            images = _images(dataset)
+            self.assertEqual(images.shape, (12, 24, 24, 3))
+            levels = np.sort(images.mean((1, 2, 3)))
+            np.testing.assert_allclose(levels, expected, atol=1e-5)
+            np.testing.assert_allclose(images.std((1, 2, 3)), 0, atol=1e-5)
 
 
 class RealImagesTest(parameterized.TestCase):
