@@ -8,11 +8,14 @@ from fliqs_tf import costs
 from fliqs_tf import layers
 from fliqs_tf import models
 from fliqs_tf.assignment import Assignment
+from fliqs_tf.controller import Controller
 from fliqs_tf.convert import to_fixed
 from fliqs_tf.convert import to_searchable
 from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
 from fliqs_tf.numerics import fake_quant
+from fliqs_tf.recalibrate import recalibrate
+from fliqs_tf.search_model import SearchModel
 from fliqs_tf.space import SPACES
 from fliqs_tf.space import Rule
 
@@ -20,13 +23,16 @@ __version__ = "0.1.0"
 __all__ = [
     "SPACES",
     "Assignment",
+    "Controller",
     "Format",
     "Rule",
+    "SearchModel",
     "costs",
     "fake_quant",
     "get_format",
     "layers",
     "models",
+    "recalibrate",
     "to_fixed",
     "to_searchable",
 ]

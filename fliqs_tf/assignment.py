@@ -21,7 +21,6 @@ class Assignment(Mapping[str, Entry]):
     """Ordered mapping from layer paths to formats, with a JSON form.
 
     Example:
-
     >>> Assignment({"stem": "int8", "head": {"weight": "int4", "input": None}})
 
     Args:

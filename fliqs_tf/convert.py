@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import keras
 
 from fliqs_tf.assignment import Assignment
-from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import TIED
+from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import searchable_form
 from fliqs_tf.layers.base import searchable_layers
 from fliqs_tf.layers.base import walk
@@ -200,7 +200,7 @@ def _check_rules(rules, used, model):
 
 
 def _clone(model: keras.Model, arguments: Callable) -> keras.Model:
-    """Clones; `arguments(path, layer)` gives the keywords of searchable ones."""
+    """Clones; `arguments(path, layer)` are the keywords of searchable forms."""
     paths = {id(layer): path for path, layer in walk(model)}
 
     def clone_layer(layer):

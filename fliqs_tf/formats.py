@@ -179,7 +179,6 @@ def get_format(name: str | Format) -> Format:
     """Returns the format of a name.
 
     Example:
-
     >>> get_format("e4m3").max_value
     480.0
 

@@ -127,7 +127,6 @@ def fake_quant(x, fmt, axis=None, scale=None):
     clips.
 
     Example:
-
     >>> fake_quant(np.array([0.1, -0.7, 1.4], "float32"), "int4")
     # scale 0.2: [0.2 * round(0.5), ...] = [0.0, -0.8, 1.4]
 
@@ -168,6 +167,23 @@ def fake_quant(x, fmt, axis=None, scale=None):
         scale = ops.cast(scale, "float32")
         codes = quantize(x, fmt.row(normalized=False), scale, clips=True)
     return ops.cast(codes * scale, dtype)
+
+
+def running_mean(mean, seen, value, momentum):
+    """Next value of an exponential moving average that has no stale start.
+
+    `m * mean + (1 - m) * value` with `m = min(momentum, t / (t + 1))` after
+    `t` values: a plain mean at first, so that the initial value counts for
+    nothing.
+
+    Args:
+        mean: The average so far, a scalar.
+        seen: Number `t` of values it has seen, a float scalar.
+        value: The new value.
+        momentum: Weight of the past in the long run, in [0, 1).
+    """
+    momentum = ops.minimum(momentum, seen / (seen + 1.0))
+    return momentum * mean + (1.0 - momentum) * value
 
 
 def _reduced_axes(x, axis):

@@ -52,12 +52,12 @@ class Policy(keras.layers.Layer):
         """Returns float32 `(decisions, options)`; 0 where padded."""
         return ops.softmax(self.logits + self._padding, axis=-1)
 
-    def sample(self):
-        """Draws one option for each decision: int32 `(decisions,)`."""
+    def sample(self, count: int = 1):
+        """Draws options for each decision: int32 `(count, decisions)`."""
         drawn = keras.random.categorical(
-            self.logits + self._padding, 1, seed=self.seed_generator
+            self.logits + self._padding, count, seed=self.seed_generator
         )
-        return ops.cast(ops.squeeze(drawn, axis=-1), "int32")
+        return ops.cast(ops.transpose(drawn), "int32")
 
     def best(self):
         """Returns the most probable option of each decision, int32."""
@@ -80,8 +80,11 @@ class Policy(keras.layers.Layer):
     def log_prob_gradient(self, sample):
         """Gradient of `log p(sample)` in the logits: `onehot - p`.
 
+        Args:
+            sample: int32 `(..., decisions)`.
+
         Returns:
-            float32 `(decisions, options)`.
+            float32 `(..., decisions, options)`.
         """
         return self._one_hot(sample) - self.probabilities()
 

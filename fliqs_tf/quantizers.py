@@ -151,9 +151,7 @@ class InputQuantizer(_FormatQuantizer):
             not depend on its batch. Values beyond the range are clipped, with
             zero gradient. `"dynamic"`: the absmax of the tensor at hand.
         momentum: Weight of the past in the running average
-            `r <- m * r + (1 - m) * absmax`, with `m = min(momentum, t / (t + 1))`
-            at update `t = 0, 1, ...`: a plain mean at first, so that the
-            initial value is forgotten at once.
+            absmax, see `numerics.running_mean`.
     """
 
     def __init__(self, formats, range: str = "ema", momentum: float = 0.99):
@@ -210,10 +208,9 @@ class InputQuantizer(_FormatQuantizer):
         return numerics.quantize(inputs, row, scale, clips=True), scale
 
     def _update(self, inputs, weights):
-        seen = weights["updates"]
-        momentum = ops.minimum(self.momentum, seen / (seen + 1.0))
-        weights["range"].assign(
-            momentum * weights["range"] + (1.0 - momentum) * _absmax(inputs)
+        mean, seen = weights["range"], weights["updates"]
+        mean.assign(
+            numerics.running_mean(mean, seen, _absmax(inputs), self.momentum)
         )
         seen.assign(seen + 1.0)
 

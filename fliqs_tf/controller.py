@@ -1,0 +1,184 @@
+"""REINFORCE on a policy: baseline, schedules, entropy penalty."""
+
+import math
+
+import keras
+from keras import ops
+
+from fliqs_tf import numerics
+from fliqs_tf.policy import Policy
+
+
+@keras.saving.register_keras_serializable(package="fliqs_tf")
+class Controller(keras.layers.Layer):
+    """Updates a policy from the reward of its samples (FLIQS, section 3).
+
+    Minimises, per step, with the moving-average baseline `b` of the reward `r`
+    and the entropies `H_d` of the `D` decisions,
+
+        -(r - b) * mean_d log p_d(sample) + w(s) * mean_d H_d
+
+    by its own optimizer. The entropy weight rises by a cosine,
+    `w(s) = entropy_weight * (1 - cos(pi * s)) / 2`, where `s` runs from 0 at
+    the end of the warm-up to 1 at the freeze, so that the policy explores
+    first and decides later. The gradients are the closed forms of `Policy`.
+
+    The fractions are of the whole run (its steps):
+
+    Args:
+        optimizer: Keras optimizer of the logits; `None` for Adam with a
+            learning rate of 0.02.
+        warmup: Until then only the weights learn, under formats sampled from
+            the initial (uniform) policy.
+        activation_delay: Until then inputs of layers are not quantized.
+        freeze: From then on the formats are fixed and only the weights learn.
+        entropy_weight: Final weight of the entropy penalty, in units of the
+            reward.
+        baseline_momentum: Momentum of the baseline, see
+            `numerics.running_mean`.
+        cost_samples: From how many samples a step the cost's share of the
+            gradient is estimated. 1: from the sample that the weights were
+            trained under, as in the paper. More: from that many simulated
+            ones (a cost needs no forward pass), each against the mean of the
+            others; for rewards that are a sum of quality and cost.
+    """
+
+    def __init__(
+        self,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        warmup: float = 0.25,
+        activation_delay: float = 0.125,
+        freeze: float = 0.9,
+        entropy_weight: float = 0.5,
+        baseline_momentum: float = 0.95,
+        cost_samples: int = 1,
+        **kwargs,
+    ):
+        super().__init__(dtype="float32", trainable=False, **kwargs)
+        if not 0.0 <= activation_delay <= warmup < freeze <= 1.0:
+            raise ValueError(
+                "Fractions of the run must fulfil 0 <= activation_delay <= "
+                "warmup < freeze <= 1. Received: activation_delay="
+                f"{activation_delay}, warmup={warmup}, freeze={freeze}."
+            )
+        if entropy_weight < 0.0 or not 0.0 <= baseline_momentum < 1.0:
+            raise ValueError(
+                "`entropy_weight` must be at least 0 and `baseline_momentum` "
+                f"in [0, 1). Received: entropy_weight={entropy_weight}, "
+                f"baseline_momentum={baseline_momentum}."
+            )
+        if cost_samples < 1:
+            raise ValueError(
+                "`cost_samples` must be at least 1. Received: cost_samples="
+                f"{cost_samples}."
+            )
+        if optimizer is None:
+            optimizer = keras.optimizers.Adam(0.02)
+        self.optimizer = keras.optimizers.get(optimizer)
+        self.warmup = warmup
+        self.activation_delay = activation_delay
+        self.freeze = freeze
+        self.entropy_weight = entropy_weight
+        self.baseline_momentum = baseline_momentum
+        self.cost_samples = cost_samples
+
+    def prepare(self, policy: Policy) -> None:
+        """Creates the state for a policy: baseline and optimizer slots."""
+        self.baseline = self.add_weight(
+            name="baseline", shape=(), initializer="zeros", aggregation="mean"
+        )
+        self.rewards_seen = self.add_weight(
+            name="rewards_seen",
+            shape=(),
+            initializer="zeros",
+            aggregation="mean",
+        )
+        self.optimizer.build([policy.logits])
+        self.built = True
+
+    def entropy_weight_at(self, progress):
+        """Weight `w` of the entropy penalty at a fraction of the run."""
+        share = (progress - self.warmup) / (self.freeze - self.warmup)
+        share = ops.clip(share, 0.0, 1.0)
+        return self.entropy_weight * (1.0 - ops.cos(math.pi * share)) / 2.0
+
+    def gradient(self, policy, sample, advantage, progress, simulated=None):
+        """Gradient of the minimised loss in the logits.
+
+        Args:
+            policy: The policy.
+            sample: int32 `(decisions,)`.
+            advantage: Scalar.
+            progress: Fraction of the run, a scalar.
+            simulated: See `update`.
+
+        Returns:
+            float32 `(decisions, options)`.
+        """
+        ascent = advantage * policy.log_prob_gradient(sample)
+        if simulated is not None:
+            samples, values = simulated
+            # The mean over the other samples, a baseline without bias.
+            advantages = (values - ops.mean(values)) / (self.cost_samples - 1)
+            ascent += ops.tensordot(
+                advantages, policy.log_prob_gradient(samples), axes=1
+            )
+        weight = self.entropy_weight_at(progress)
+        descent = weight * policy.entropy_gradient() - ascent
+        return descent / len(policy.decisions)
+
+    def update(
+        self, policy, sample, reward, progress, frozen, simulated=None
+    ) -> None:
+        """Learns from one sample.
+
+        Args:
+            policy: The policy that was sampled.
+            sample: int32 `(decisions,)`.
+            reward: Scalar.
+            progress: Fraction of the run that is done, a scalar in [0, 1].
+            frozen: Whether the formats are fixed, a boolean scalar.
+            simulated: `(samples, rewards)`, int32 `(cost_samples, decisions)`
+                and float32 `(cost_samples,)`: what is known of the reward
+                without running the model, then not part of `reward`.
+        """
+        self.baseline.assign(
+            numerics.running_mean(
+                self.baseline, self.rewards_seen, reward, self.baseline_momentum
+            )
+        )
+        self.rewards_seen.assign(self.rewards_seen + 1.0)
+        learns = ops.logical_and(
+            progress >= self.warmup, ops.logical_not(frozen)
+        )
+        gradient = self.gradient(
+            policy, sample, reward - self.baseline, progress, simulated
+        )
+        before = ops.convert_to_tensor(policy.logits)
+        # Not under a condition: optimizers synchronise replicas, which no
+        # branch may do. What an idle step has done is undone instead.
+        self.optimizer.apply(
+            [ops.where(learns, gradient, 0.0)], [policy.logits]
+        )
+        policy.logits.assign(ops.where(learns, policy.logits, before))
+        steps = self.optimizer.iterations
+        steps.assign(ops.where(learns, steps, ops.zeros_like(steps)))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "optimizer": keras.optimizers.serialize(self.optimizer),
+            "warmup": self.warmup,
+            "activation_delay": self.activation_delay,
+            "freeze": self.freeze,
+            "entropy_weight": self.entropy_weight,
+            "baseline_momentum": self.baseline_momentum,
+            "cost_samples": self.cost_samples,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = {**config}
+        config["optimizer"] = keras.optimizers.deserialize(config["optimizer"])
+        del config["dtype"], config["trainable"]
+        return cls(**config)

@@ -1,0 +1,67 @@
+"""Batch-norm statistics of a model as it is now."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def recalibrate(
+    model: keras.Model, data: tf.data.Dataset, steps: int = 50
+) -> None:
+    """Replaces running batch-norm statistics by means over batches.
+
+    During a search the running statistics mix the formats that were sampled;
+    this makes them those of the formats that the model has now. Running input
+    ranges see the same batches.
+
+    Args:
+        model: Built model; changed in place.
+        data: Batches `x` or `(x, ...)`, of the size used in training. Data
+            augmentation should be that of training.
+        steps: Largest number of batches.
+
+    Raises:
+        ValueError: If `data` is empty.
+    """
+    layers = [
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+    ]
+    if not layers:
+        return
+
+    @tf.function(reduce_retracing=True)
+    def forward(x):
+        model(x, training=True)
+
+    momenta = [layer.momentum for layer in layers]
+    sums = [(0.0, 0.0)] * len(layers)
+    count = 0
+    try:
+        for layer in layers:
+            # The running value is then the last batch's.
+            layer.momentum = 0.0
+        for batch in data.take(steps):
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            forward(x)
+            count += 1
+            sums = [
+                (
+                    mean + np.asarray(layer.moving_mean),
+                    variance + np.asarray(layer.moving_variance),
+                )
+                for layer, (mean, variance) in zip(layers, sums, strict=True)
+            ]
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    if not count:
+        raise ValueError(
+            "Recalibration needs at least one batch. Received: an empty data "
+            "set."
+        )
+    for layer, (mean, variance) in zip(layers, sums, strict=True):
+        layer.moving_mean.assign(mean / count)
+        layer.moving_variance.assign(variance / count)

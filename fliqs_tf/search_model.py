@@ -1,0 +1,448 @@
+"""The search: one `train_step` for the weights and for the policy."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from keras import ops
+
+from fliqs_tf import costs
+from fliqs_tf import rewards
+from fliqs_tf.assignment import Assignment
+from fliqs_tf.budget import Budget
+from fliqs_tf.budget import layer_terms
+from fliqs_tf.budget import model_decisions
+from fliqs_tf.controller import Controller
+from fliqs_tf.convert import to_fixed
+from fliqs_tf.convert import to_searchable
+from fliqs_tf.layers.base import SearchableLayer
+from fliqs_tf.layers.base import walk
+from fliqs_tf.policy import Policy
+from fliqs_tf.recalibrate import recalibrate
+from fliqs_tf.space import Rule
+
+QUALITIES = ("loss", "accuracy")
+
+# A reward that wants the target met, and not only kept, wants it used.
+_USED = {"absolute": 0.98}
+
+
+@keras.saving.register_keras_serializable(package="fliqs_tf")
+class SearchModel(keras.Model):
+    """Searches formats for the layers of a model while it trains (FLIQS).
+
+    At every step each replica samples one option per decision, the weights
+    take an ordinary step under it, and the controller a REINFORCE step on
+
+        reward(Q, C / C_target, beta)
+
+    with the quality `Q` of the batch just seen and the cost `C` of the sample.
+    `fit` runs the whole schedule (see `Controller`): weights only, search, and
+    training under the formats found, whose cost never exceeds the target.
+
+    Evaluation and prediction use the most probable options so far, and after
+    the freeze the fixed ones.
+
+    Example:
+        search = fliqs.SearchModel(
+            model, space="int_l", cost_target="1.25xint4"
+        )
+        search.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+        search.fit(train, validation_data=val, epochs=20)
+        fixed = search.best_model()
+
+    Args:
+        model: Built Functional or Sequential model: a plain one, or one whose
+            layers are searchable already (then without `space` and `rules`).
+        space: Formats to choose from, see `to_searchable`.
+        cost: `"bitops"`, `"size"` or a `fliqs.costs.Cost`.
+        cost_target: Largest cost of the result: a number in the cost's unit or
+            a multiple of a uniform format's, such as `"1.25xint4"`. `None` for
+            no bound.
+        rules: Exceptions for some layers, see `to_searchable`.
+        reward: Name of a function of `fliqs_tf.rewards`.
+        beta: Weight of the cost in the reward, in units of the quality.
+        quality: `"loss"` (minus the loss of the batch) or `"accuracy"` (of the
+            batch, in [0, 1]).
+        input_range: See `to_searchable`.
+        seed: Seed of the sampling.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        space: str | Sequence[str] | None = None,
+        cost: str | costs.Cost = "bitops",
+        cost_target: float | str | None = None,
+        rules: Sequence[Rule] = (),
+        reward: str = "absolute",
+        beta: float = 1.0,
+        quality: str = "loss",
+        input_range: str = "ema",
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if space is not None:
+            model = to_searchable(model, space, rules, input_range)
+        self.searchable_model = model
+        layers = {
+            path: layer
+            for path, layer in walk(model)
+            if isinstance(layer, SearchableLayer)
+        }
+        if not layers:
+            raise ValueError(
+                "A plain model needs a space to search. Received: space=None. "
+                "Give one, for example space='int_l'."
+            )
+        self.cost = costs.get(cost)
+        if cost_target is not None:
+            cost_target = costs.target(self.cost, model, cost_target)
+        self._reward = rewards.get(reward)
+        if quality not in QUALITIES or not beta >= 0.0:
+            raise ValueError(
+                f"`quality` must be one of {', '.join(QUALITIES)} and `beta` "
+                f"at least 0. Received: quality={quality!r}, beta={beta}."
+            )
+        if reward in rewards.NEEDS_POSITIVE_QUALITY and quality == "loss":
+            raise ValueError(
+                f"The reward {reward!r} needs a quality that is not negative. "
+                "Received: quality='loss'. Use quality='accuracy', or the "
+                "reward 'absolute'."
+            )
+        self.reward, self.beta, self.quality = reward, beta, quality
+        self.seed = seed
+        found = model_decisions(layers)
+        self.decisions = tuple(decision for decision, _ in found)
+        self._choices = tuple(tuple(variables) for _, variables in found)
+        profiles = costs.profile(model)
+        self.budget = Budget(
+            self.cost,
+            layer_terms(self.cost, profiles, self.decisions),
+            self.decisions,
+            cost_target,
+        )
+        self.policy = Policy(self.decisions, seed=seed, name="policy")
+        self._identities = [
+            (layer._input_state["choice"], len(layer.input_quantizer.formats))
+            for layer in layers.values()
+            if "choice" in layer._input_state
+        ]
+        # Steps done; steps of the whole run (0: not known yet); whether the
+        # formats are fixed, and to what.
+        self.step = self._counter("step")
+        self.total_steps = self._counter("total_steps")
+        self.frozen = self._counter("frozen")
+        self.frozen_sample = self._counter(
+            "frozen_sample", (len(self.decisions),)
+        )
+        self._trackers = {
+            name: keras.metrics.Mean(name=name)
+            for name in ("reward", "cost", "cost_ratio", "entropy")
+        }
+        self.built = True
+
+    def _counter(self, name, shape=()):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        metrics=None,
+        controller: Controller | None = None,
+        jit_compile: bool | None = None,
+        **kwargs,
+    ):
+        """Configures the run; like `keras.Model.compile`, with a controller.
+
+        Args:
+            optimizer: Optimizer of the weights.
+            loss: As in Keras.
+            metrics: As in Keras.
+            controller: What updates the policy; `None` for the defaults.
+            jit_compile: Whether to compile the step with XLA. `None`: if there
+                is an accelerator; on CPUs it slows convolutions down.
+            **kwargs: As in Keras.
+        """
+        if jit_compile is None:
+            jit_compile = any(
+                tf.config.list_physical_devices(kind) for kind in ("GPU", "TPU")
+            ) and not kwargs.get("run_eagerly", False)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            metrics=metrics,
+            jit_compile=jit_compile,
+            **kwargs,
+        )
+        self.controller = controller or Controller()
+        if (
+            self.controller.cost_samples > 1
+            and self.reward in rewards.NEEDS_POSITIVE_QUALITY
+        ):
+            raise ValueError(
+                "`cost_samples` above 1 needs a reward that is a sum of "
+                f"quality and cost. Received: reward={self.reward!r}. Use "
+                "'absolute' or 'one_sided'."
+            )
+        if not self.controller.built:
+            self.controller.prepare(self.policy)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return {
+            **config,
+            "controller": keras.saving.serialize_keras_object(self.controller),
+        }
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def call(self, inputs, training=False):
+        if not training:
+            self._choose(self.most_probable(), quantize_inputs=True)
+        return self.searchable_model(inputs, training=training)
+
+    def most_probable(self):
+        """int32 `(decisions,)`: the fixed options, or the likeliest so far."""
+        return ops.where(
+            self.frozen > 0, self.frozen_sample, self.policy.best()
+        )
+
+    def _choose(self, sample, quantize_inputs):
+        """Hands a sample to the layers."""
+        for number, variables in enumerate(self._choices):
+            for variable in variables:
+                variable.assign(sample[number])
+        for variable, identity in self._identities:
+            variable.assign(ops.where(quantize_inputs, variable, identity))
+
+    def train_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        frozen = self.frozen > 0
+        progress = ops.cast(self.step, "float32") / ops.cast(
+            ops.maximum(self.total_steps, 1), "float32"
+        )
+        sample = ops.where(frozen, self.frozen_sample, self.policy.sample()[0])
+        self._choose(
+            sample,
+            ops.logical_or(
+                frozen, progress >= self.controller.activation_delay
+            ),
+        )
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(
+                x=x,
+                y=y,
+                y_pred=y_pred,
+                sample_weight=sample_weight,
+                training=True,
+            )
+            scaled = self.optimizer.scale_loss(loss)
+        weights = self.searchable_model.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled, weights), weights)
+
+        # Keras divides the loss by the number of replicas.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        loss = ops.cast(loss, "float32") * replicas
+        quality = -loss if self.quality == "loss" else _accuracy(y, y_pred)
+        cost = self.budget.of_tensor(sample)
+        ratio = cost / self.budget.target
+        reward = self._reward(quality, ratio, self.beta)
+        self._update_policy(sample, quality, reward, progress, frozen)
+        self.step.assign(self.step + 1)
+
+        entropy = ops.where(frozen, 0.0, ops.mean(self.policy.entropy()))
+        batch_size = ops.shape(keras.tree.flatten(x)[0])[0]
+        self._loss_tracker.update_state(loss, sample_weight=batch_size)
+        for name, value in (
+            ("reward", reward),
+            ("cost", cost),
+            ("cost_ratio", ratio),
+            ("entropy", entropy),
+        ):
+            self._trackers[name].update_state(value)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def _update_policy(self, sample, quality, reward, progress, frozen):
+        count = self.controller.cost_samples
+        simulated = None
+        if count > 1:
+            samples = self.policy.sample(count)
+            ratios = self.budget.of_tensor(samples) / self.budget.target
+            simulated = samples, self._reward(0.0, ratios, self.beta)
+            reward = quality
+        self.controller.update(
+            self.policy, sample, reward, progress, frozen, simulated
+        )
+
+    def test_step(self, data):
+        logs = super().test_step(data)
+        cost = self.budget.of_tensor(self.most_probable())
+        return {
+            **{k: v for k, v in logs.items() if k not in self._trackers},
+            "cost": cost,
+            "cost_ratio": cost / self.budget.target,
+        }
+
+    def fit(self, x=None, y=None, *args, callbacks=None, **kwargs):
+        """Runs the search; like `keras.Model.fit`.
+
+        The schedule covers the whole run, so the number of steps must be known
+        (give `steps_per_epoch` for data of unknown length). A run that was
+        restored from a checkpoint goes on; after its end, `fit` goes on
+        training under the formats found.
+
+        The history has, besides Keras's, `reward`, `cost` (in the cost's
+        unit), `cost_ratio` (to the target) of the samples and `entropy` (mean
+        per decision, nat).
+
+        Raises:
+            ValueError: If the number of steps is unknown.
+            FloatingPointError: If the loss becomes NaN or infinite.
+        """
+        run = _Run(_batches(x, kwargs.get("batch_size") or 32))
+        callbacks = [*_as_list(callbacks), run]
+        return super().fit(x, y, *args, callbacks=callbacks, **kwargs)
+
+    def assignment(self) -> Assignment:
+        """The most probable assignment whose cost does not exceed the target.
+
+        Under the reward `"absolute"`, which wants the target met, one that
+        uses at least 98% of it, if there is any.
+        """
+        sample = self._affordable_sample()
+        layers: dict = {}
+        for decision, option in zip(self.decisions, sample, strict=True):
+            name = decision.options[option]
+            if decision.kind == "format":
+                layers[decision.path] = name
+            else:
+                kind = decision.kind.removesuffix("_format")
+                entry = layers.setdefault(
+                    decision.path, {"weight": None, "input": None}
+                )
+                entry[kind] = name
+        return Assignment(layers)
+
+    def best_model(self) -> keras.Model:
+        """The trained model at the formats of `assignment`."""
+        return to_fixed(self, self.assignment())
+
+    def freeze(self) -> None:
+        """Fixes the formats to those of `assignment`."""
+        self.frozen_sample.assign(self._affordable_sample())
+        self.frozen.assign(1)
+
+    def _affordable_sample(self):
+        if int(self.frozen):
+            return np.asarray(self.frozen_sample)
+        log_p = ops.convert_to_numpy(self.policy.log_probabilities())
+        return self.budget.most_probable(log_p, _USED.get(self.reward, 0.0))
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "model": keras.saving.serialize_keras_object(self.searchable_model),
+            "cost": self.cost.name,
+            "cost_target": self.budget.target,
+            "reward": self.reward,
+            "beta": self.beta,
+            "quality": self.quality,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = {**config}
+        config["model"] = keras.saving.deserialize_keras_object(config["model"])
+        return cls(**config)
+
+
+class _Run(keras.callbacks.Callback):
+    """What a run needs from the host: its length, the freeze, a NaN guard."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self._batches = batches
+
+    def on_train_begin(self, logs=None):
+        steps = self.params["steps"]
+        if steps is None:
+            raise ValueError(
+                "A search must know its number of steps. Received: data of "
+                "unknown length. Pass `steps_per_epoch` to `fit`."
+            )
+        if not int(self.model.frozen):
+            self.model.total_steps.assign(steps * self.params["epochs"])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._first_step = int(self.model.step)
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self._first_step + batch + 1
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                "The loss must stay finite. Received: loss="
+                f"{loss} at step {step}. Look for NaN or infinity in the data, "
+                "or lower the learning rate; a checkpoint of an earlier epoch "
+                "is untouched."
+            )
+        self._freeze_if_due(step)
+
+    def on_train_end(self, logs=None):
+        self._freeze_if_due(int(self.model.step))
+
+    def _freeze_if_due(self, step):
+        model = self.model
+        due = model.controller.freeze * int(model.total_steps)
+        if step < due or int(model.frozen):
+            return
+        model.freeze()
+        if self._batches is None:
+            logging.warning(
+                "Batch-norm statistics are not re-estimated at the freeze: "
+                "`fit` got a generator. Call `fliqs.recalibrate` afterwards."
+            )
+            return
+        model._choose(model.frozen_sample, quantize_inputs=True)
+        recalibrate(model.searchable_model, self._batches)
+
+
+def _batches(x, batch_size):
+    """The inputs of `fit` as a data set, or `None` for what is read once."""
+    if isinstance(x, tf.data.Dataset):
+        return x
+    if isinstance(x, np.ndarray) or tf.is_tensor(x):
+        return tf.data.Dataset.from_tensor_slices(x).batch(batch_size)
+    return None
+
+
+def _as_list(callbacks):
+    if callbacks is None:
+        return []
+    return callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+
+
+def _accuracy(y, y_pred):
+    if y_pred.shape[-1] == 1:
+        correct = keras.metrics.binary_accuracy(y, y_pred)
+    elif len(y.shape) == len(y_pred.shape) and y.shape[-1] != 1:
+        correct = keras.metrics.categorical_accuracy(y, y_pred)
+    else:
+        correct = keras.metrics.sparse_categorical_accuracy(y, y_pred)
+    return ops.mean(ops.cast(correct, "float32"))
