@@ -11,22 +11,22 @@ import difflib
 
 import keras
 
-from fliqs_tf.models.deit import deit
 from fliqs_tf.models.efficientnet import efficientnet_b0
 from fliqs_tf.models.efficientnet import efficientnet_b1
 from fliqs_tf.models.efficientnet import efficientnet_b2
 from fliqs_tf.models.efficientnet import efficientnet_b3
 from fliqs_tf.models.efficientnet import efficientnet_b4
-from fliqs_tf.models.inception_v3 import inception_v3
+from fliqs_tf.models.inception import inception_v3
 from fliqs_tf.models.mlperf_tiny import mlperf_tiny_mobilenet_v1
 from fliqs_tf.models.mlperf_tiny import mlperf_tiny_resnet8
-from fliqs_tf.models.mobilenet_v2 import mobilenet_v2
+from fliqs_tf.models.mobilenet import mobilenet_v2
 from fliqs_tf.models.residual import residual_small
 from fliqs_tf.models.resnet import resnet18
 from fliqs_tf.models.resnet import resnet20
 from fliqs_tf.models.resnet import resnet34
 from fliqs_tf.models.resnet import resnet50
 from fliqs_tf.models.resnet import resnet56
+from fliqs_tf.models.vision_transformer import deit
 
 _BUILDERS = {
     builder.__name__: builder
@@ -56,13 +56,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_BUILDERS))
 
 
-def get(name: str, **arguments) -> keras.Model:
+def get(name: str, /, **arguments) -> keras.Model:
     """Builds a network of the zoo by its name.
 
     Args:
         name: One of `names()`.
         **arguments: Passed to the builder of that name, for example
-            `input_shape`, `classes` and `width`.
+            `input_shape`, `classes` and `width`; `name=` is the name of the
+            model, where the zoo's will not do.
 
     Returns:
         An untrained functional model that returns logits.
@@ -71,7 +72,7 @@ def get(name: str, **arguments) -> keras.Model:
         ValueError: There is no such network, or an argument is out of range.
         TypeError: The builder has no such argument.
     """
-    if name not in _BUILDERS:
+    if name not in names():
         nearest = difflib.get_close_matches(
             str(name), _BUILDERS, n=1, cutoff=0.0
         )
