@@ -37,8 +37,9 @@ class ZooTest(parameterized.TestCase):
     def test_network(self, name):
         self._check_network(name)
 
-    @pytest.mark.slow
+    # The mark stands inside: on the outside it marks none of the tests.
     @parameterized.parameters(*_REPEATED)
+    @pytest.mark.slow
     def test_repeated_network(self, name):
         self._check_network(name)
 
