@@ -1,0 +1,261 @@
+"""Containers: how the codes of a format are stored in a `.tflite` file.
+
+All are decoded to float32 in front of the operator that reads the weights, so
+that every operator can have them, depthwise convolutions too (measured on
+LiteRT 2.3, with the default and with the plain kernels):
+
+- Codes that are multiples of one step, up to 1, 7, 127 or 32767 of them: INT2,
+  INT4, INT8 or INT16 and DEQUANTIZE. Sub-byte types are packed.
+- Other formats of up to 8 bits: indices into the format's values as UINT8, two
+  to a byte up to 4 bits; CAST and GATHER from a table with a row for each
+  byte. This is decoded at every call, so INT8 is preferred where it fits.
+- Wider formats: FLOAT16 and DEQUANTIZE, or BFLOAT16 and CAST, where exact.
+- The rest: FLOAT32.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from fliqs_tf.export import rounding
+from fliqs_tf.export.graph import Builtin
+from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.graph import TensorType
+from fliqs_tf.export.graph import schema
+from fliqs_tf.formats import Format
+
+# Bits -> (tensor type, lowest version of DEQUANTIZE that reads it).
+_INTEGER_TYPES = {
+    2: (TensorType.INT2, 6),
+    4: (TensorType.INT4, 2),
+    8: (TensorType.INT8, 2),
+    16: (TensorType.INT16, 3),
+}
+_BFLOAT16 = tf.bfloat16.as_numpy_dtype
+_TABLE_BITS = (4, 8)
+_TABLE_ROWS = 256
+
+
+class ContainerWriter:
+    """Writes weights into a graph.
+
+    Args:
+        graph: Graph to be extended by constants and by the operators that
+            decode them.
+    """
+
+    def __init__(self, graph: Graph):
+        self._graph = graph
+
+    def write(
+        self,
+        name: str,
+        constant: int,
+        fmt: Format,
+        codes: np.ndarray,
+        axis: int,
+        scale: np.ndarray,
+    ) -> int:
+        """Stores `codes * scale` in the smallest container of the format.
+
+        Args:
+            name: Name of the tensor that holds the codes.
+            constant: Number of the float32 constant with the same value.
+            fmt: Format of the codes.
+            codes: float32 codes in normalised units.
+            axis: Axis of `codes` that the scale belongs to.
+            scale: Positive float32 array `(codes.shape[axis],)`.
+
+        Returns:
+            Number of the float32 tensor to use in place of `constant`.
+        """
+        largest = rounding.levels_of(fmt)
+        integer = next(
+            (b for b in _INTEGER_TYPES if largest <= 2 ** (b - 1) - 1), 99
+        )
+        table = next((b for b in _TABLE_BITS if fmt.bits <= b), 99)
+        if integer <= min(table, max(_INTEGER_TYPES)):
+            return self._integers(name, integer, fmt, codes, axis, scale)
+        if table <= max(_TABLE_BITS):
+            decoded = self._indices(name, table, fmt, codes)
+        elif fmt.name != "bf16" and _holds(np.float16, codes):
+            decoded = self._float16(name, codes)
+        elif _holds(_BFLOAT16, codes):
+            decoded = self._bfloat16(name, codes)
+        else:
+            self._graph.rename(constant, name)
+            return constant
+        return self._scaled(name, decoded, codes.shape, axis, scale)
+
+    def _integers(self, name, bits, fmt, codes, axis, scale):
+        step = np.float32(rounding.step_of(fmt))
+        integers = np.round(codes / step).astype(np.int16)
+        tensor_type, version = _INTEGER_TYPES[bits]
+        # DEQUANTIZE takes one scale for all of a tensor of 16 bits.
+        is_shared = bits == 16 or np.all(scale == scale[0])
+        inner, outer = scale * step, np.ones_like(scale)
+        if is_shared:
+            inner, outer = inner[:1], scale / scale[0]
+        stored = self._graph.add_constant(
+            name, pack(integers, bits), tensor_type, codes.shape, inner, axis
+        )
+        decoded = self._operate(
+            Builtin.DEQUANTIZE, version, [stored], name, codes.shape
+        )
+        return self._scaled(name, decoded, codes.shape, axis, outer)
+
+    def _indices(self, name, bits, fmt, codes):
+        values = (fmt.values() / fmt.unit).astype(np.float32)
+        content = pack(np.searchsorted(values, codes), bits)
+        per_byte = 8 // bits
+        stored = self._graph.add_constant(
+            name, content, TensorType.UINT8, content.shape
+        )
+        table = self._table(fmt.name, bits, values)
+        indices = self._cast(name, stored, TensorType.UINT8, TensorType.INT32)
+        options = schema.GatherOptionsT()
+        options.axis = 0
+        decoded = self._operate(
+            Builtin.GATHER,
+            2,
+            [table, indices],
+            name,
+            (content.size, per_byte),
+            schema.BuiltinOptions.GatherOptions,
+            options,
+        )
+        if content.size * per_byte > codes.size:
+            # Odd sizes: the last byte holds codes that are none.
+            decoded = self._reshape(name, decoded, (content.size * per_byte,))
+            bounds = [self._ints([0]), self._ints([codes.size])]
+            decoded = self._operate(
+                Builtin.SLICE,
+                1,
+                [decoded, *bounds],
+                name,
+                (codes.size,),
+                schema.BuiltinOptions.SliceOptions,
+                schema.SliceOptionsT(),
+            )
+        return self._reshape(name, decoded, codes.shape)
+
+    def _table(self, fmt_name, bits, values):
+        """The values of each byte's codes; one table serves all layers."""
+        name = f"{fmt_name}/values"
+        found = self._graph.find(name)
+        if found is not None:
+            return found
+        padded = np.zeros(2**bits, np.float32)
+        padded[: len(values)] = values
+        shifts = bits * np.arange(8 // bits)
+        codes = (np.arange(_TABLE_ROWS)[:, None] >> shifts) % 2**bits
+        return self._graph.add_constant(
+            name, padded[codes], TensorType.FLOAT32, codes.shape
+        )
+
+    def _float16(self, name, codes):
+        stored = self._graph.add_constant(
+            name, codes.astype(np.float16), TensorType.FLOAT16, codes.shape
+        )
+        return self._operate(Builtin.DEQUANTIZE, 3, [stored], name, codes.shape)
+
+    def _bfloat16(self, name, codes):
+        stored = self._graph.add_constant(
+            name,
+            codes.astype(_BFLOAT16),
+            TensorType.BFLOAT16,
+            codes.shape,
+        )
+        return self._cast(name, stored, TensorType.BFLOAT16, TensorType.FLOAT32)
+
+    def _scaled(self, name, decoded, shape, axis, scale):
+        if np.all(scale == 1):
+            return decoded
+        broadcast = [1] * len(shape)
+        broadcast[axis] = -1
+        scale = scale.astype(np.float32).reshape(broadcast)
+        factor = self._graph.add_constant(
+            f"{name}/scale", scale, TensorType.FLOAT32, scale.shape
+        )
+        return self._operate(
+            Builtin.MUL,
+            1,
+            [decoded, factor],
+            name,
+            shape,
+            schema.BuiltinOptions.MulOptions,
+            schema.MulOptionsT(),
+        )
+
+    def _cast(self, name, tensor, source, target):
+        options = schema.CastOptionsT()
+        options.inDataType, options.outDataType = source, target
+        return self._operate(
+            Builtin.CAST,
+            # Versions are those that read the type: 3 for most, 7 for bfloat16.
+            7 if source == TensorType.BFLOAT16 else 3,
+            [tensor],
+            name,
+            self._graph.tensors[tensor].shape,
+            schema.BuiltinOptions.CastOptions,
+            options,
+            target,
+        )
+
+    def _reshape(self, name, tensor, shape):
+        options = schema.ReshapeOptionsT()
+        options.newShape = [int(size) for size in shape]
+        return self._operate(
+            Builtin.RESHAPE,
+            1,
+            [tensor, self._ints(shape)],
+            name,
+            shape,
+            schema.BuiltinOptions.ReshapeOptions,
+            options,
+        )
+
+    def _ints(self, values):
+        return self._graph.add_constant(
+            "shape", np.array(values, np.int32), TensorType.INT32, [len(values)]
+        )
+
+    def _operate(
+        self,
+        builtin,
+        version,
+        inputs,
+        name,
+        shape,
+        options_type=schema.BuiltinOptions.NONE,
+        options=None,
+        tensor_type=TensorType.FLOAT32,
+    ):
+        output = self._graph.add_tensor(
+            f"{name}/{len(self._graph.tensors)}", tensor_type, shape
+        )
+        return self._graph.prepend(
+            builtin, version, inputs, output, options_type, options
+        )
+
+
+def _holds(dtype, codes):
+    return np.array_equal(codes.astype(dtype).astype(np.float32), codes)
+
+
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Packs signed or unsigned codes, the first in the lowest bits.
+
+    Args:
+        codes: Integer array of any shape, read in row-major order.
+        bits: Width of a code: 2, 4, 8 or 16.
+
+    Returns:
+        uint8 array `(ceil(codes.size * bits / 8),)`; int16 for 16 bits.
+    """
+    flat = codes.reshape(-1)
+    if bits == 16:
+        return flat.astype(np.int16)
+    per_byte = 8 // bits
+    flat = np.pad(flat, (0, -flat.size % per_byte)) & (2**bits - 1)
+    shifted = flat.reshape(-1, per_byte) << (bits * np.arange(per_byte))
+    return shifted.sum(axis=1).astype(np.uint8)

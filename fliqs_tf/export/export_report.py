@@ -1,0 +1,167 @@
+"""What an export did, layer by layer, read back from the written file."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from fliqs_tf.export import weights
+from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.graph import type_name
+from fliqs_tf.export.verify import Verification
+from fliqs_tf.formats import Format
+from fliqs_tf.formats import get_format
+from fliqs_tf.layers.base import SearchableLayer
+
+_MISSING = "none"
+# The type that codes into a table have; no weight is stored as plain UINT8.
+_INDEX_TYPE = "UINT8"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """How one layer stands in the file.
+
+    Args:
+        path: Path of the layer.
+        kind: Class of the layer.
+        weight_format: Format asked for the weights.
+        input_format: Format asked for the inputs, `None` for unquantized.
+        stored_type: LiteRT type of the weights, `"INT4 packed"` for example.
+        stored_input: What the file does with the inputs.
+        weight_bytes: Bytes of the weights in the file, scales apart.
+        theoretical_bytes: Bytes of the weights at exactly the asked width.
+        why: Why the stored type is not the asked format; empty if it is.
+    """
+
+    path: str
+    kind: str
+    weight_format: str
+    input_format: str | None
+    stored_type: str
+    stored_input: str
+    weight_bytes: int
+    theoretical_bytes: int
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """The result of `export_tflite`.
+
+    Args:
+        path: The file.
+        activations: Mode of the export.
+        file_bytes: Size of the file.
+        float32_bytes: Size of the model's weights in float32.
+        verification: The comparison with Keras.
+        mismatch_allowed: Whether a file outside the tolerance was asked for.
+        layers: The quantized layers, in the order of the model.
+    """
+
+    path: str
+    activations: str
+    file_bytes: int
+    float32_bytes: int
+    verification: Verification
+    mismatch_allowed: bool
+    layers: tuple[LayerReport, ...]
+
+    @property
+    def max_relative_error(self) -> float:
+        return self.verification.max_relative_error
+
+    @property
+    def samples(self) -> int:
+        return self.verification.samples
+
+    @property
+    def argmax_agreement(self) -> int:
+        return self.verification.argmax_agreement
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data that `json.dump` takes."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        check = self.verification
+        return (
+            f"{self.path}: {self.file_bytes:,} bytes (weights in float32: "
+            f"{self.float32_bytes:,}), activations={self.activations}. On "
+            f"{check.samples} {check.data} samples the largest relative error "
+            f"is {check.max_relative_error:.2g}, the argmax agrees on "
+            f"{check.argmax_agreement}, {check.deviating_samples} deviate."
+        )
+
+
+def read_layer(
+    graph: Graph, path: str, layer: SearchableLayer, activations: str
+) -> LayerReport:
+    """Describes a layer by what a file holds of it.
+
+    Args:
+        graph: The file, parsed.
+        path: Path of the layer.
+        layer: Layer of the fixed model.
+        activations: Mode of the export.
+    """
+    fmt = get_format(layer.formats[0])
+    count = math.prod(layer.kernel.shape)
+    tensors = weights.stored_tensors(graph, path)
+    stored = sum(graph.size(tensor) for tensor in tensors)
+    # A layer that is used twice, between different norms, is stored twice.
+    copies = max(1, len(tensors))
+    bits = math.ceil(stored * 8 / copies / count - 0.5)
+    types = {type_name(graph.tensors[tensor].type) for tensor in tensors}
+    stored_type = _stored_type(types, bits)
+    quantizer = layer.input_quantizer
+    input_format = None if quantizer is None else quantizer.formats[0]
+    return LayerReport(
+        path=path,
+        kind=type(layer).__name__,
+        weight_format=fmt.name,
+        input_format=input_format,
+        stored_type=stored_type,
+        stored_input=_stored_input(input_format, activations),
+        weight_bytes=stored,
+        theoretical_bytes=math.ceil(count * fmt.bits / 8),
+        why=_why(fmt, stored_type, bits),
+    )
+
+
+def float32_bytes(model: keras.Model) -> int:
+    """Bytes of a model's weights in float32, scalar state apart."""
+    shapes = [w.shape for w in model.weights if len(w.shape)]
+    return 4 * int(sum(np.prod(shape) for shape in shapes))
+
+
+def _stored_type(types, bits):
+    if not types:
+        return _MISSING
+    name = "/".join(sorted(types))
+    if name == _INDEX_TYPE:
+        return f"{name} table of {bits}-bit codes"
+    return f"{name} packed" if bits < 8 else name
+
+
+def _stored_input(input_format, activations):
+    if input_format in (None, "fp32"):
+        return "FLOAT32"
+    if activations == "fake_quant":
+        return f"FLOAT32 rounded to {input_format}"
+    return "FLOAT32 not rounded"
+
+
+def _why(fmt: Format, stored_type: str, bits: int) -> str:
+    if stored_type == _MISSING:
+        return "The converter left no constant that equals this kernel."
+    if bits == fmt.bits:
+        return ""
+    if stored_type == "FLOAT32":
+        return "No smaller LiteRT type holds every value of the format."
+    return (
+        f"LiteRT has no type of {fmt.bits} bits that holds the format: "
+        f"the codes stand in {bits}."
+    )

@@ -1,0 +1,119 @@
+"""Quantizers that compute in builtin LiteRT operators.
+
+They stand in for a fixed layer's own quantizers (the same `codes` method), so
+that any searchable layer can be converted without a copy of its `call`: the
+kernel's codes are constants, and the rounding of inputs uses only operators
+that LiteRT runs (measured on LiteRT 2.3: ROUND, BITCAST and RIGHT_SHIFT run in
+the default kernels; the bit masks of `numerics.round_to_row` do not convert).
+
+Formats whose values are all multiples of one step, integers among them, count
+in units of that step. Every unit is a power of two, so no bit of the result
+depends on it.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from fliqs_tf.export.slots import Slots
+from fliqs_tf.formats import Format
+
+# The floor of `numerics.absmax_scale`, below which a range counts as zero.
+_TINY = 2.0**-120
+_FLOAT32_MANTISSA_BITS = 23
+
+
+def step_of(fmt: Format) -> float:
+    """Spacing of the smallest values, in the units of normalised codes."""
+    smallest, steps = fmt.row()[:2]
+    return float(smallest / steps)
+
+
+def levels_of(fmt: Format) -> float:
+    """Largest value in multiples of the smallest spacing."""
+    return float(fmt.row()[2]) / step_of(fmt)
+
+
+class ConstantKernel:
+    """Codes that are constants, and a scale in a slot or none.
+
+    Args:
+        codes: float32 array of the kernel's shape.
+        scale: float32 array that broadcasts with it.
+        slots: Where to put the scale; `None` makes it a plain constant, which
+            the converter folds.
+    """
+
+    def __init__(
+        self, codes: np.ndarray, scale: np.ndarray, slots: Slots | None = None
+    ):
+        self._codes = codes
+        self._scale = scale
+        self._slots = slots
+        self._slot = None if slots is None else slots.add(scale)
+
+    def codes(self, inputs, training, weights):
+        """Returns float32 `(codes, scale)`; the arguments are not read."""
+        del inputs, training, weights
+        codes = tf.constant(self._codes)
+        if self._slots is None:
+            return codes, tf.constant(self._scale)
+        return codes, self._slots.tensor(self._slot)
+
+
+class InputRounding:
+    """Rounds a layer's input.
+
+    Forward: `codes = clip(round_half_even(x / scale), -v_max, v_max)` on the
+    grid of the format, with the arithmetic of `numerics.round_to_row`.
+
+    Args:
+        fmt: Format of the input, not `fp32`.
+        scale: Scale of a running range, a float32 number in the units of
+            normalised codes; `None` for the absmax of the tensor at hand.
+            Unscaled formats take none.
+        slots: Where constants go that must not be folded.
+    """
+
+    def __init__(self, fmt: Format, scale: np.float32 | None, slots: Slots):
+        self._fmt = fmt
+        self._slots = slots
+        self._step = np.float32(step_of(fmt))
+        self._is_dynamic = fmt.is_scaled and scale is None
+        if self._is_dynamic:
+            self._slot = slots.add(np.float32(fmt.row()[2]))
+        elif fmt.is_scaled:
+            unit = self._step if fmt.is_integer else np.float32(1.0)
+            self._slot = slots.add(np.float32(scale) * unit)
+
+    def codes(self, inputs, training, weights):
+        """Returns float32 `(codes, scale)`.
+
+        The scale of a running range is left to the kernel (1 is returned), as
+        it is a constant that can be multiplied in beforehand.
+        """
+        del training, weights
+        scale = tf.constant(1.0)
+        if self._is_dynamic:
+            absmax = tf.reduce_max(tf.abs(inputs))
+            scale = tf.maximum(absmax, _TINY) / self._slots.tensor(self._slot)
+            if self._fmt.is_integer:
+                scale *= self._step
+            inputs = inputs / scale
+        elif self._fmt.is_scaled:
+            inputs = inputs / self._slots.tensor(self._slot)
+        if self._fmt.is_integer:
+            largest = levels_of(self._fmt)
+            inputs = tf.clip_by_value(inputs, -largest, largest)
+            return tf.round(inputs), scale
+        return _round_float(inputs, self._fmt), scale
+
+
+def _round_float(y, fmt: Format):
+    smallest, steps, largest = (float(v) for v in fmt.row()[:3])
+    y = tf.clip_by_value(y, -largest, largest)
+    # The sign must go first: RIGHT_SHIFT would carry it along.
+    bits = tf.bitcast(tf.abs(y), tf.int32)
+    exponent = tf.bitwise.right_shift(bits, _FLOAT32_MANTISSA_BITS)
+    binade = tf.bitcast(exponent * (1 << _FLOAT32_MANTISSA_BITS), tf.float32)
+    binade = tf.maximum(binade, smallest)
+    return tf.round(y / binade * steps) * (1.0 / steps) * binade

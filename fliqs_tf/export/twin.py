@@ -1,0 +1,171 @@
+"""Twins of a fixed model: the models that are converted or compared with.
+
+A twin has the layers, names and weights of the fixed model, in float32, except
+for what is named below. The fixed model itself is never changed.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from fliqs_tf.export import exact_layers
+from fliqs_tf.export import rounding
+from fliqs_tf.export.slots import Slots
+from fliqs_tf.formats import get_format
+from fliqs_tf.layers.base import SearchableLayer
+from fliqs_tf.layers.base import walk
+
+_HALF = ("float16", "bfloat16")
+
+
+def fixed_layers(model: keras.Model) -> dict[str, SearchableLayer]:
+    """Path -> layer of every quantized layer of a model."""
+    return {p: la for p, la in walk(model) if isinstance(la, SearchableLayer)}
+
+
+def uncompiled(model: keras.Model) -> keras.Model:
+    """A view of the same layers that has never been compiled.
+
+    `clone_model` compiles the clone as its source was, which fails for a loss
+    or metric that cannot be serialised.
+    """
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def weight_only_reference(model: keras.Model) -> keras.Model:
+    """The fixed model with its input quantizers switched off."""
+    return _clone(model, lambda layer: None, {"input_formats": None})
+
+
+def float_twin(model: keras.Model) -> keras.Model:
+    """Effective weights as plain constants, inputs not rounded."""
+    twin = weight_only_reference(model)
+    for path, layer in fixed_layers(twin).items():
+        codes, scale = normalized_codes(fixed_layers(model)[path])
+        ones = np.ones([1] * codes.ndim, np.float32)
+        layer.kernel_quantizer = rounding.ConstantKernel(codes * scale, ones)
+    return twin
+
+
+def fake_quant_twin(model: keras.Model, slots: Slots) -> keras.Model:
+    """The training arithmetic, in operators that LiteRT runs.
+
+    Quantized layers keep their `call` and get the quantizers of `rounding.py`;
+    batch norm and average pooling become the layers of `exact_layers.py`.
+    """
+    twin = _clone(model, lambda layer: _exact_form(layer, slots))
+    sources = fixed_layers(model)
+    for path, layer in fixed_layers(twin).items():
+        _substitute_quantizers(sources[path], layer, slots)
+    return twin
+
+
+def float32_reference(model: keras.Model) -> keras.Model:
+    """The model itself, or a float32 clone if it computes in less."""
+    if all(layer.compute_dtype == "float32" for _, layer in walk(model)):
+        return model
+    return _clone(model, lambda layer: None)
+
+
+def normalized_codes(
+    layer: SearchableLayer,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel codes in units that bring the largest one into `[1, 2)`.
+
+    Unlike `layer.quantized_kernel()`, whose natural units need not be float32
+    numbers for formats of 8 exponent bits.
+    """
+    codes, scale = layer.kernel_quantizer.codes(layer.kernel, False, {})
+    return np.asarray(codes), np.asarray(scale)
+
+
+def _substitute_quantizers(source, layer, slots):
+    """Gives `layer`, a clone of `source`, quantizers that can be converted."""
+    codes, scale = normalized_codes(source)
+    (name,) = source.formats
+    step = np.float32(rounding.step_of(get_format(name)))
+    if get_format(name).is_integer:
+        codes, scale = codes / step, scale * step
+    quantizer = source.input_quantizer
+    if quantizer is None or quantizer.formats == ("fp32",):
+        layer.input_quantizer = None
+    else:
+        fmt = get_format(quantizer.formats[0])
+        input_scale = _running_scale(source)
+        layer.input_quantizer = rounding.InputRounding(fmt, input_scale, slots)
+        if input_scale is not None:
+            unit = rounding.step_of(fmt) if fmt.is_integer else 1.0
+            scale = scale * (input_scale * np.float32(unit))
+    layer.kernel_quantizer = rounding.ConstantKernel(codes, scale, slots)
+
+
+def _running_scale(layer) -> np.float32 | None:
+    """Scale of a running range, `None` where it comes from each tensor."""
+    quantizer, state = layer.input_quantizer, layer._input_state
+    fmt = get_format(quantizer.formats[0])
+    if not fmt.is_scaled or "range" not in state:
+        return None
+    # A range that saw no data is taken from each tensor, as the layer does.
+    if float(state["updates"]) == 0.0:
+        return None
+    nothing = np.zeros((1,), np.float32)
+    return np.float32(quantizer.codes(nothing, False, state)[1])
+
+
+def _exact_form(layer, slots):
+    """A bit-exact layer in place of an ordinary one, or `None`."""
+    if type(layer) is keras.layers.BatchNormalization:
+        return exact_layers.Affine(layer, slots, name=layer.name)
+    if getattr(layer, "data_format", None) != "channels_last":
+        return None
+    if type(layer) is keras.layers.GlobalAveragePooling2D:
+        return exact_layers.Mean(layer.keepdims, slots, name=layer.name)
+    if type(layer) is keras.layers.AveragePooling2D:
+        return exact_layers.AveragePooling(layer, slots, name=layer.name)
+    return None
+
+
+def _clone(
+    model: keras.Model,
+    replacement: Callable,
+    keywords: Mapping = {},  # noqa: B006
+) -> keras.Model:
+    """Clones in float32.
+
+    Args:
+        model: Functional or Sequential model.
+        replacement: Layer -> layer to stand in its place, or `None`.
+        keywords: Configuration of quantized layers that is to differ.
+    """
+
+    def clone_layer(layer):
+        stand_in = replacement(layer)
+        if stand_in is not None:
+            return stand_in
+        config = layer.get_config()
+        if isinstance(layer, SearchableLayer):
+            config |= keywords
+        # Operations such as `x + y` are no layers and have no policy.
+        if getattr(layer, "compute_dtype", None) in _HALF:
+            config["dtype"] = "float32"
+        return type(layer).from_config(config)
+
+    clone = keras.models.clone_model(
+        model, clone_function=clone_layer, recursive=True
+    )
+    pairs = zip(walk(model), walk(clone), strict=True)
+    for (_, source), (_, target) in pairs:
+        if isinstance(target, SearchableLayer):
+            _copy_by_name(source, target)
+        elif type(source) is type(target):
+            target.set_weights(source.get_weights())
+    return clone
+
+
+def _copy_by_name(source, target):
+    """Copies weights; a layer without an input quantizer has fewer."""
+    values = {w.name: w for w in source.weights}
+    for variable in target.weights:
+        variable.assign(values[variable.name])

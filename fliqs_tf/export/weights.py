@@ -1,0 +1,160 @@
+"""Weights in the file: small containers, and where they go.
+
+The converter writes kernels as float32 constants, with batch norm folded in:
+every output channel `c` of the effective kernel is multiplied by some number.
+Since the codes are known, that number is found again by division, and the
+codes are stored with it, never rounded a second time:
+
+    constant[c] = codes[c] * factor[c],    factor of either sign or zero
+
+Kernels are recognised by this equation, not by name: names in a converted file
+are not unique, and a kernel that does not satisfy it must not be replaced.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import numpy as np
+
+from fliqs_tf.export.containers import ContainerWriter
+from fliqs_tf.export.graph import Builtin
+from fliqs_tf.export.graph import Graph
+from fliqs_tf.formats import Format
+
+_WEIGHT_OPERATORS = (
+    Builtin.CONV_2D,
+    Builtin.DEPTHWISE_CONV_2D,
+    Builtin.FULLY_CONNECTED,
+    Builtin.BATCH_MATMUL,
+    Builtin.TRANSPOSE_CONV,
+)
+# A product of three float32 factors is off by at most 3 half units.
+_TOLERANCE = 1e-6
+# Convolutions, transposed ones too, and products have their weights here.
+_KERNEL_INPUT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """What is known about the weights of a layer.
+
+    Args:
+        path: Path of the layer.
+        fmt: Format of the codes.
+        codes: float32 codes of the kernel's shape, in normalised units.
+    """
+
+    path: str
+    fmt: Format
+    codes: np.ndarray
+
+
+def tensor_name(path: str) -> str:
+    """Name in the file of the tensor that holds a layer's weights."""
+    return f"{path}/kernel"
+
+
+def stored_tensors(graph: Graph, path: str) -> list[int]:
+    """Numbers of the tensors that hold a layer's weights in a file."""
+    name = re.compile(re.escape(tensor_name(path)) + r"(#\d+)?")
+    return [
+        number
+        for number in range(len(graph.tensors))
+        if name.fullmatch(graph.name(number))
+    ]
+
+
+def store(graph: Graph, kernels: Sequence[Kernel]) -> None:
+    """Replaces the float32 constants of known kernels by small containers.
+
+    Kernels without a match are left as they are; reading the file back shows
+    them missing.
+    """
+    writer = ContainerWriter(graph)
+    written: dict[tuple[str, int], int] = {}
+    for operator in graph.operators:
+        if graph.builtin(operator) not in _WEIGHT_OPERATORS:
+            continue
+        tensor = int(operator.inputs[_KERNEL_INPUT])
+        constant = graph.constant(tensor)
+        match = None
+        if constant is not None:
+            match = _match(constant, kernels, _hint(graph, operator))
+        if match is None:
+            continue
+        kernel, codes, axis, factor = match
+        key = (kernel.path, tensor)
+        if key not in written:
+            codes, scale = _positive(codes, axis, factor)
+            name = _unused(tensor_name(kernel.path), written, kernel.path)
+            written[key] = writer.write(
+                name, tensor, kernel.fmt, codes, axis, scale
+            )
+        operator.inputs[_KERNEL_INPUT] = written[key]
+
+
+def _unused(name, written, path):
+    """A layer used twice, between different norms, is stored twice."""
+    uses = sum(known == path for known, _ in written)
+    return f"{name}#{uses + 1}" if uses else name
+
+
+def _positive(codes, axis, factor):
+    """Moves the factors' signs into the codes: a scale is positive."""
+    shape = [1] * codes.ndim
+    shape[axis] = -1
+    codes = codes * np.sign(factor).reshape(shape)
+    # A channel of zeros has no scale, and zero is none.
+    return codes, np.where(factor == 0, np.float32(1), np.abs(factor))
+
+
+def _hint(graph, operator):
+    """Names around an operator, to tell apart kernels that are all zero."""
+    tensors = [*operator.inputs, *operator.outputs]
+    return "/" + "/".join(graph.name(int(i)) for i in tensors if i >= 0) + "/"
+
+
+def _match(constant, kernels, hint):
+    """Returns `(kernel, codes in the constant's layout, axis, factor)`."""
+    by_name = sorted(
+        kernels, key=lambda k: f"/{k.path.rsplit('/')[-1]}" not in hint
+    )
+    for kernel in by_name:
+        for codes, axis in _layouts(kernel.codes, constant.shape):
+            factor = _factor(constant, codes, axis)
+            if factor is not None:
+                return kernel, codes, axis, factor
+    return None
+
+
+def _layouts(
+    codes: np.ndarray, shape: tuple[int, ...]
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields codes laid out as LiteRT may, and the axis of output channels."""
+    if codes.ndim == 2:
+        candidates = [(codes.T, 0), (codes, 1)]
+    elif codes.ndim == 4:
+        depthwise = codes.reshape(1, *codes.shape[:2], -1)
+        candidates = [(codes.transpose(3, 0, 1, 2), 0), (depthwise, 3)]
+    else:
+        candidates = []
+    for candidate, axis in candidates:
+        if candidate.shape == shape:
+            yield candidate, axis
+
+
+def _factor(constant, codes, axis):
+    """Factor of each channel, or `None` if `constant` is something else."""
+    constant = np.moveaxis(constant, axis, 0).reshape(constant.shape[axis], -1)
+    codes = np.moveaxis(codes, axis, 0).reshape(constant.shape)
+    # One element tells most strangers apart, before the whole is multiplied.
+    largest = np.abs(codes).argmax(axis=1)[:, None]
+    top = np.take_along_axis(codes, largest, 1)[:, 0]
+    value = np.take_along_axis(constant, largest, 1)[:, 0]
+    factor = np.divide(value, top, out=np.zeros_like(top), where=top != 0)
+    error = np.abs(constant - codes * factor[:, None])
+    if np.all(error <= _TOLERANCE * np.abs(value)[:, None]):
+        return factor
+    return None
