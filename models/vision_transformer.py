@@ -30,11 +30,12 @@ def deit(
 
     At 224x224 the blocks have `28368 * hidden_size**2` MACs (12 of them, 197
     tokens), the patch embedding `150528 * hidden_size` and the head `1000 *
-    hidden_size`: 16.8485 GMACs at 768. The FLIQS paper's DeiT costs are these
-    plus, in every row, `256 * 1000 * hidden_size` bit operations: one more
-    head of this size at 16x16 bits, such as the second classifier of a
-    distilled DeiT. With it all printed digits for 288, 576 and 768 are met;
-    this network has one head.
+    hidden_size`: 16.8485 GMACs at 768. The costs in the FLIQS paper's figures
+    are a little higher. All digits printed for 288, 576 and 768 are met by
+    adding `256 * 1000 * hidden_size` bit operations in every row: one more
+    head at 16x16 bits, as the second classifier of a distilled DeiT would be.
+    That is the shortest reading found, not the only possible one, and this
+    network has one head.
 
     Args:
         input_shape: `(height, width, channels)` of one image, both sizes

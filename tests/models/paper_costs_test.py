@@ -63,7 +63,7 @@ class PaperCostsTest(parameterized.TestCase):
 
     @parameterized.parameters(*_DEIT)
     def test_deit_with_a_second_head(self, hidden_size, e2m1, e4m3):
-        # The docstring of `deit` says what this term is.
+        # Inferred from the printed digits; see the docstring of `deit`.
         second_head = 256 * 1000 * hidden_size / 1e9
         model = fliqs.models.get("deit", hidden_size=hidden_size)
         for fmt, printed in (("e2m1", e2m1), ("e4m3", e4m3)):
