@@ -14,8 +14,8 @@ import fliqs_tf as fliqs
 
 # Parameters that others publish for the same networks: torchvision (ResNet-50,
 # with the statistics of batch norm), Keras (EfficientNets, less the seven of
-# the normalization of the input, and MobileNetV2), the DeiT authors (ViT-B/16)
-# and MLPerf Tiny.
+# the normalization of the input, MobileNetV2, and InceptionV3, which has no
+# scale in its batch norms), the DeiT authors (ViT-B/16) and MLPerf Tiny.
 _PUBLISHED = (
     ("deit", 86_567_656),
     ("efficientnet_b0", 5_330_571 - 7),
@@ -23,6 +23,7 @@ _PUBLISHED = (
     ("efficientnet_b2", 9_177_569 - 7),
     ("efficientnet_b3", 12_320_535 - 7),
     ("efficientnet_b4", 19_466_823 - 7),
+    ("inception_v3", 23_851_784 + 17_216),
     ("mlperf_tiny_mobilenet_v1", 221_794),
     ("mlperf_tiny_resnet8", 78_666),
     ("mobilenet_v2", 3_538_984),
