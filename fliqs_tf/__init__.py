@@ -5,12 +5,16 @@ environment variable.
 """
 
 from fliqs_tf import costs
+from fliqs_tf import datasets
 from fliqs_tf import layers
 from fliqs_tf import models
+from fliqs_tf import plots
+from fliqs_tf import report
 from fliqs_tf.assignment import Assignment
 from fliqs_tf.controller import Controller
 from fliqs_tf.convert import to_fixed
 from fliqs_tf.convert import to_searchable
+from fliqs_tf.export import export_tflite
 from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
 from fliqs_tf.numerics import fake_quant
@@ -28,11 +32,15 @@ __all__ = [
     "Rule",
     "SearchModel",
     "costs",
+    "datasets",
+    "export_tflite",
     "fake_quant",
     "get_format",
     "layers",
     "models",
+    "plots",
     "recalibrate",
+    "report",
     "to_fixed",
     "to_searchable",
 ]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import keras
 
+from fliqs_tf.files import read_json
+from fliqs_tf.files import write_json
 from fliqs_tf.formats import get_format
 from fliqs_tf.layers.base import searchable_layers
 
@@ -69,13 +71,7 @@ class Assignment(Mapping[str, Entry]):
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the JSON form, replacing the file at once."""
-        text = json.dumps(
-            {"version": _VERSION, "layers": self._layers}, indent=2
-        )
-        partial = f"{os.fspath(path)}.partial"
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        os.replace(partial, path)
+        write_json(path, {"version": _VERSION, "layers": self._layers})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Assignment":
@@ -84,13 +80,12 @@ class Assignment(Mapping[str, Entry]):
         Raises:
             ValueError: If the file is not an assignment of a known version.
         """
-        with open(path, encoding="utf-8") as file:
-            try:
-                data = json.load(file)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"An assignment is a JSON file. Received: {path} ({error})."
-                ) from error
+        try:
+            data = read_json(path)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"An assignment is a JSON file. Received: {path} ({error})."
+            ) from error
         if not isinstance(data, dict) or data.get("version") != _VERSION:
             raise ValueError(
                 f"Expected an assignment file of version {_VERSION}: an object "
@@ -101,14 +96,13 @@ class Assignment(Mapping[str, Entry]):
 
 def _entry(path: str, entry: Entry) -> Entry:
     if isinstance(entry, Mapping) and set(entry) == set(KINDS):
-        names = {
-            kind: None if entry[kind] is None else get_format(entry[kind]).name
-            for kind in KINDS
-        }
-        if names["weight"] is not None and names["weight"] == names["input"]:
-            return names["weight"]
-        if names["weight"] is not None:
-            return names
+        weight, inputs = entry["weight"], entry["input"]
+        if weight is not None:
+            weight = get_format(weight).name
+            inputs = None if inputs is None else get_format(inputs).name
+            if weight == inputs:
+                return weight
+            return {"weight": weight, "input": inputs}
     elif isinstance(entry, str):
         return get_format(entry).name
     raise ValueError(

@@ -15,6 +15,7 @@ import keras
 from fliqs_tf.assignment import Assignment
 from fliqs_tf.layers.base import TIED
 from fliqs_tf.layers.base import SearchableLayer
+from fliqs_tf.layers.base import graph_of
 from fliqs_tf.layers.base import searchable_form
 from fliqs_tf.layers.base import searchable_layers
 from fliqs_tf.layers.base import walk
@@ -82,10 +83,12 @@ def to_searchable(
             continue
         rule = next((r for r in rules if r.matches(path)), None)
         used.add(rule)
-        if rule is not None and rule.formats is None:
+        if rule is None:
+            formats[path] = space
+        elif rule.formats is None:
             left_alone[path] = f"rule {rule.path!r}"
         else:
-            formats[path] = space if rule is None else tuple(rule.formats)
+            formats[path] = get_space(rule.formats)
     _check_rules(rules, used, model)
     if not formats:
         raise ValueError(
@@ -174,17 +177,17 @@ def _check_model(model):
         raise ValueError(
             f"Expected a `keras.Model`. Received: {type(model).__name__}."
         )
-    if not isinstance(model, keras.Sequential | keras.src.models.Functional):
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(
+            "Expected a built model. Received: one without weights yet. Give "
+            "it an `Input`, or call it once on a batch."
+        )
+    if graph_of(model) is None:
         raise ValueError(
             "Expected a Functional or Sequential model. Received: "
             f"{type(model).__name__}, a subclass of `keras.Model`. Build it "
             "with the functional API, or use the layers of `fliqs.layers` in "
             "it directly."
-        )
-    if not model.built:
-        raise ValueError(
-            "Expected a built model. Received: one without weights yet. Give "
-            "it an `Input`, or call it once on a batch."
         )
 
 

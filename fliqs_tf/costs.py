@@ -18,6 +18,7 @@ from fliqs_tf.assignment import Assignment
 from fliqs_tf.convert import check_assignment
 from fliqs_tf.formats import get_format
 from fliqs_tf.layers.base import SearchableLayer
+from fliqs_tf.layers.base import graph_of
 from fliqs_tf.layers.base import searchable_form
 from fliqs_tf.layers.base import searchable_layers
 
@@ -97,9 +98,7 @@ def _is_keras(cls):
 def _calls(model):
     """Input shapes of every call of every layer, by the layer's id."""
     calls: dict[int, list[tuple]] = {}
-    # Keras has no public list of a graph's nodes.
-    functional = getattr(model, "_functional", None) or model
-    for node in itertools.chain(*functional._nodes_by_depth.values()):
+    for node in itertools.chain(*graph_of(model)._nodes_by_depth.values()):
         operation = node.operation
         if isinstance(operation, keras.Model):
             for key, shapes in _calls(operation).items():
@@ -219,20 +218,18 @@ def target(cost: Cost, model: keras.Model, value: float | str) -> float:
     Raises:
         ValueError: If the value is of another form or not positive.
     """
-    number = value
-    if isinstance(value, str):
-        match = _RATIO.fullmatch(value.strip())
-        if match:
-            number = float(match[1]) * cost(model, match[2])
-        else:
-            try:
-                number = float(value)
-            except ValueError:
-                number = 0.0
+    match = _RATIO.fullmatch(str(value).strip())
+    if match:
+        number = float(match[1]) * cost(model, match[2])
+    else:
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
     if not (np.isfinite(number) and number > 0):
         raise ValueError(
             f"`cost_target` must be a positive number of {cost.unit}, or a "
             "multiple of a uniform format's cost such as '1.25xint4'. "
             f"Received: cost_target={value!r}."
         )
-    return float(number)
+    return number

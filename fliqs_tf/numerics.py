@@ -196,5 +196,5 @@ def _reduced_axes(x, axis):
             f"`axis` must be in [-{rank}, {rank}) for a tensor of rank {rank}. "
             f"Received: axis={axis}."
         )
-    kept = {a % rank for a in kept}
-    return tuple(a for a in range(rank) if a not in kept)
+    positive = {a % rank for a in kept}
+    return tuple(a for a in range(rank) if a not in positive)

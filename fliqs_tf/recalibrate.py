@@ -37,7 +37,7 @@ def recalibrate(
         model(x, training=True)
 
     momenta = [layer.momentum for layer in layers]
-    sums = [(0.0, 0.0)] * len(layers)
+    sums: list[tuple] = [(0.0, 0.0)] * len(layers)
     count = 0
     try:
         for layer in layers:

@@ -127,9 +127,9 @@ class SearchModel(keras.Model):
         )
         self.policy = Policy(self.decisions, seed=seed, name="policy")
         self._identities = [
-            (layer._input_state["choice"], len(layer.input_quantizer.formats))
+            identity
             for layer in layers.values()
-            if "choice" in layer._input_state
+            for identity in layer.input_identities()
         ]
         # Steps done; steps of the whole run (0: not known yet); whether the
         # formats are fixed, and to what.

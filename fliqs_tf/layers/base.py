@@ -17,10 +17,10 @@ from fliqs_tf.space import get_space
 
 TIED = "tied"
 
-_FORMS: dict[type, type] = {}
+_FORMS: dict[type, Any] = {}
 
 
-class SearchableLayer:
+class SearchableLayer(keras.layers.Layer):
     """Mixin before a Keras layer: formats, quantizers, MACs.
 
     The layer computes with codes and scales (see `quantizers.py`):
@@ -104,6 +104,13 @@ class SearchableLayer:
             kind: (options, [v for v in variables if v is not None])
             for kind, (options, variables) in found.items()
         }
+
+    def input_identities(self) -> list[tuple[Any, int]]:
+        """`(variable, index)`: what leaves searched inputs as they are."""
+        choice = self._input_state.get("choice")
+        if self.input_quantizer is None or choice is None:
+            return []
+        return [(choice, len(self.input_quantizer.formats))]
 
     def quantized_kernel(self) -> tuple[np.ndarray, np.ndarray]:
         """The weights of a fixed layer as they are used.
@@ -198,7 +205,7 @@ def searchable(keras_class: type):
     """
 
     def register(form):
-        own = inspect.signature(SearchableLayer.__init__).parameters.values()
+        own = inspect.signature(SearchableLayer).parameters.values()
         inherited = inspect.signature(keras_class.__init__).parameters.values()
         named = [p for p in inherited if p.kind is not p.VAR_KEYWORD]
         variadic = [p for p in inherited if p.kind is p.VAR_KEYWORD]
@@ -214,7 +221,7 @@ def searchable(keras_class: type):
     return register
 
 
-def searchable_form(layer: keras.layers.Layer) -> type | None:
+def searchable_form(layer: keras.layers.Layer) -> Any:
     """Returns the searchable class of a layer, `None` if there is none.
 
     Subclasses of a Keras layer have none of their own: they may compute
@@ -239,6 +246,13 @@ def walk(
             yield from walk(layer, path + "/")
         else:
             yield path, layer
+
+
+def graph_of(model: keras.Model):
+    """The graph of a Functional or Sequential model, `None` for others."""
+    graph = getattr(model, "_functional", None) or model
+    # Keras has no public name for the class, nor a list of a graph's nodes.
+    return graph if hasattr(graph, "_nodes_by_depth") else None
 
 
 def searchable_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:

@@ -1,0 +1,144 @@
+"""Flags of a search."""
+
+import dataclasses
+
+from absl import flags
+
+from fliqs_tf import costs
+from fliqs_tf import rewards
+from fliqs_tf.config import SearchConfig
+from fliqs_tf.flags import run_flags
+from fliqs_tf.search_model import QUALITIES
+from fliqs_tf.space import SPACES
+from fliqs_tf.space import get_space
+
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(SearchConfig)}
+
+SPACE = flags.DEFINE_string(
+    "space",
+    _DEFAULTS["space"],
+    f"Formats to choose from: {', '.join(SPACES)}, or names joined by commas.",
+)
+COST = flags.DEFINE_enum(
+    "cost", _DEFAULTS["cost"], list(costs.NAMES), "Cost that is bounded."
+)
+COST_TARGET = flags.DEFINE_string(
+    "cost_target",
+    _DEFAULTS["cost_target"],
+    "Largest cost allowed: a number in the cost's unit (GBOPs, MiB), or a "
+    "multiple of a uniform format's cost, such as 1.25xint4.",
+)
+REWARD = flags.DEFINE_enum(
+    "reward",
+    _DEFAULTS["reward"],
+    list(rewards.NAMES),
+    "How quality and cost make the reward.",
+)
+BETA = flags.DEFINE_float(
+    "beta",
+    _DEFAULTS["beta"],
+    "Weight of the cost in the reward.",
+    lower_bound=0.0,
+    upper_bound=1000.0,
+)
+QUALITY = flags.DEFINE_enum(
+    "quality",
+    _DEFAULTS["quality"],
+    list(QUALITIES),
+    "Quality of a sample: minus the batch's loss, or its accuracy.",
+)
+CONTROLLER_LEARNING_RATE = flags.DEFINE_float(
+    "controller_learning_rate",
+    _DEFAULTS["controller_learning_rate"],
+    "Learning rate of the controller's Adam.",
+    lower_bound=1e-9,
+    upper_bound=10.0,
+)
+WARMUP = flags.DEFINE_float(
+    "warmup",
+    _DEFAULTS["warmup"],
+    "Fraction of the run in which only the weights learn.",
+    lower_bound=0.0,
+    upper_bound=0.99,
+)
+ACTIVATION_DELAY = flags.DEFINE_float(
+    "activation_delay",
+    _DEFAULTS["activation_delay"],
+    "Fraction of the run before inputs of layers are quantized; at most "
+    "--warmup.",
+    lower_bound=0.0,
+    upper_bound=0.99,
+)
+FREEZE = flags.DEFINE_float(
+    "freeze",
+    _DEFAULTS["freeze"],
+    "Fraction of the run after which the formats are fixed; above --warmup.",
+    lower_bound=0.01,
+    upper_bound=1.0,
+)
+ENTROPY_WEIGHT = flags.DEFINE_float(
+    "entropy_weight",
+    _DEFAULTS["entropy_weight"],
+    "Final weight of the entropy penalty.",
+    lower_bound=0.0,
+    upper_bound=100.0,
+)
+BASELINE_MOMENTUM = flags.DEFINE_float(
+    "baseline_momentum",
+    _DEFAULTS["baseline_momentum"],
+    "Momentum of the reward's moving average.",
+    lower_bound=0.0,
+    upper_bound=0.9999,
+)
+COST_SAMPLES = flags.DEFINE_integer(
+    "cost_samples",
+    _DEFAULTS["cost_samples"],
+    "Samples from which the cost's share of the controller's gradient is "
+    "estimated at each step; 1 is the paper's setting.",
+    lower_bound=1,
+    upper_bound=65536,
+)
+
+
+def _is_space(value):
+    try:
+        get_space(value)
+    except ValueError as error:
+        raise flags.ValidationError(str(error)) from error
+    return True
+
+
+def _are_phases(values):
+    if values["activation_delay"] <= values["warmup"] < values["freeze"]:
+        return True
+    raise flags.ValidationError(
+        "Expected --activation_delay <= --warmup < --freeze. Received: "
+        f"{values['activation_delay']}, {values['warmup']}, "
+        f"{values['freeze']}."
+    )
+
+
+flags.register_validator(SPACE, _is_space)
+flags.register_multi_flags_validator(
+    [ACTIVATION_DELAY, WARMUP, FREEZE], _are_phases
+)
+
+
+def search_config_from_flags() -> SearchConfig:
+    """The configuration that the flags describe."""
+    return SearchConfig(
+        space=SPACE.value,
+        cost=COST.value,
+        cost_target=COST_TARGET.value,
+        reward=REWARD.value,
+        beta=BETA.value,
+        quality=QUALITY.value,
+        controller_learning_rate=CONTROLLER_LEARNING_RATE.value,
+        warmup=WARMUP.value,
+        activation_delay=ACTIVATION_DELAY.value,
+        freeze=FREEZE.value,
+        entropy_weight=ENTROPY_WEIGHT.value,
+        baseline_momentum=BASELINE_MOMENTUM.value,
+        cost_samples=COST_SAMPLES.value,
+        **run_flags.run_arguments(),
+    )

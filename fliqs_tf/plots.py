@@ -1,0 +1,218 @@
+"""Plots of a search, written as PNG."""
+
+import os
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import numpy as np
+
+from fliqs_tf.formats import get_format
+
+_DPI = 120
+_FLOAT_HATCH = "//"
+
+
+def layer_formats(rows: Sequence[Mapping], path: str | os.PathLike) -> None:
+    """Draws the format of every layer, and how much of the work it does.
+
+    Args:
+        rows: As `fliqs.report.layer_rows` returns them.
+        path: PNG file.
+    """
+    figure, (left, right) = _subplots(
+        1, 2, (8, 1.2 + 0.3 * len(rows)), sharey=True, width_ratios=(2, 1)
+    )
+    names = [row["path"] for row in rows]
+    positions = np.arange(len(rows))
+    formats = [row["weight_format"] for row in rows]
+    bits = [get_format(fmt).bits for fmt in formats]
+    bars = left.barh(positions, bits, color=[_color(fmt) for fmt in formats])
+    left.bar_label(bars, labels=formats, padding=3, fontsize=8)
+    left.set_yticks(positions, names, fontsize=8)
+    left.invert_yaxis()
+    left.set_xlim(0, max(bits) * 1.2)
+    left.set_xlabel("bits")
+    macs = np.array([row["macs"] for row in rows], float)
+    right.barh(positions, macs / macs.sum() * 100, color="0.6")
+    right.set_xlabel("share of MACs (%)")
+    figure.suptitle("Format of each layer")
+    _save(figure, path)
+
+
+def probabilities(epochs: Sequence[Mapping], path: str | os.PathLike) -> None:
+    """Draws the probabilities of every decision's options over time.
+
+    Args:
+        epochs: As `SearchHistory` records them.
+        path: PNG file.
+    """
+    decisions = epochs[-1]["probabilities"]
+    columns = min(3, len(decisions))
+    rows = -(-len(decisions) // columns)
+    figure, axes = _subplots(
+        rows,
+        columns,
+        (3.2 * columns, 1.2 + 1.7 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    time = [record["epoch"] + 1 for record in epochs]
+    handles = {}
+    for axis, name in zip(axes.flat, decisions, strict=False):
+        options = list(decisions[name])
+        values = [
+            [record["probabilities"][name][option] for record in epochs]
+            for option in options
+        ]
+        areas = axis.stackplot(
+            time, values, colors=[_color(option) for option in options]
+        )
+        for option, area in zip(options, areas, strict=True):
+            if _is_float(option):
+                area.set_hatch(_FLOAT_HATCH)
+            handles[option] = area
+        axis.set_title(name, fontsize=8)
+        axis.set_ylim(0, 1)
+        axis.set_xlim(time[0], max(time[-1], time[0] + 1))
+    for axis in axes.flat[len(decisions) :]:
+        axis.set_axis_off()
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel("probability", fontsize=9)
+    figure.legend(
+        handles.values(),
+        handles,
+        loc="outside upper center",
+        ncols=min(len(handles), 9),
+        fontsize=8,
+    )
+    _save(figure, path)
+
+
+def search_curves(
+    epochs: Sequence[Mapping],
+    path: str | os.PathLike,
+    phases: Mapping[str, float] | None = None,
+) -> None:
+    """Draws reward, cost ratio and entropy over time.
+
+    Args:
+        epochs: As `SearchHistory` records them.
+        path: PNG file.
+        phases: Name of a phase -> epoch at which it begins, to be marked.
+    """
+    figure, axes = _subplots(3, 1, (7, 6), sharex=True)
+    time = [record["epoch"] + 1 for record in epochs]
+    labels = {
+        "reward": "reward",
+        "cost_ratio": "cost / target",
+        "entropy": "entropy (nat per decision)",
+    }
+    for axis, (name, label) in zip(axes, labels.items(), strict=True):
+        values = [record["logs"][name] for record in epochs]
+        axis.plot(time, values, color="C0")
+        axis.set_ylabel(label, fontsize=9)
+        axis.grid(alpha=0.3)
+        for epoch in (phases or {}).values():
+            axis.axvline(epoch, color="0.5", linestyle=":")
+    axes[1].axhline(1.0, color="C3", linestyle="--", linewidth=1)
+    for name, epoch in (phases or {}).items():
+        axes[0].annotate(
+            name,
+            (epoch, 1.02),
+            xycoords=("data", "axes fraction"),
+            fontsize=8,
+            ha="center",
+        )
+    axes[-1].set_xlabel("epoch")
+    _save(figure, path)
+
+
+def pareto(
+    points: Sequence[Mapping],
+    path: str | os.PathLike,
+    cost_label: str = "cost",
+    quality_label: str = "accuracy",
+) -> None:
+    """Draws quality against cost, one series a method, and the front.
+
+    Args:
+        points: Dictionaries with `method`, `cost` and `quality`; those of one
+            method and one `target` (optional) become a mean with the standard
+            deviation as error bar.
+        path: PNG file.
+        cost_label: Label of the cost, with its unit.
+        quality_label: Label of the quality.
+    """
+    groups: dict[tuple, list] = {}
+    for point in points:
+        key = point["method"], point.get("target", point["cost"])
+        groups.setdefault(key, []).append((point["cost"], point["quality"]))
+    if not groups:
+        raise ValueError("A Pareto plot needs points. Received: none.")
+    figure, axis = _subplots(1, 1, (7, 5))
+    means = []
+    for index, method in enumerate(dict.fromkeys(m for m, _ in groups)):
+        series = sorted(
+            [
+                (*np.mean(values, axis=0), *np.std(values, axis=0))
+                for (name, _), values in groups.items()
+                if name == method
+            ]
+        )
+        cost, quality, cost_std, quality_std = np.array(series).T
+        axis.errorbar(
+            cost,
+            quality,
+            quality_std,
+            cost_std,
+            fmt="o-",
+            capsize=3,
+            label=method,
+            color=f"C{index}",
+        )
+        means += list(zip(cost, quality, strict=True))
+    front = _front(means)
+    axis.step(*np.array(front).T, where="post", color="0.6", zorder=0)
+    axis.set_xlabel(cost_label)
+    axis.set_ylabel(quality_label)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    _save(figure, path)
+
+
+def _front(points):
+    """Points that no cheaper point equals or beats, by rising cost."""
+    front: list = []
+    for cost, quality in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not front or quality > front[-1][1]:
+            front.append((cost, quality))
+    return front
+
+
+def _is_float(option):
+    fmt = get_format(option)
+    return not fmt.is_integer and fmt.is_scaled
+
+
+def _color(option):
+    """A colour by width: few bits dark, many bright."""
+    import matplotlib
+
+    bits = min(get_format(option).bits, 9)
+    return matplotlib.colormaps["viridis"]((bits - 2) / 7)
+
+
+def _subplots(rows, columns, size, **kwargs):
+    # Not at import: `import fliqs_tf` is for training too.
+    from matplotlib import figure as figures
+
+    # No pyplot: a library leaves its user's backend and figures alone.
+    figure = figures.Figure(figsize=size, dpi=_DPI, layout="constrained")
+    return figure, figure.subplots(rows, columns, **kwargs)
+
+
+def _save(figure, path):
+    partial = f"{os.fspath(path)}.partial"
+    figure.savefig(partial, format="png")
+    os.replace(partial, path)

@@ -1,0 +1,165 @@
+"""Reports for people: a table of layers, and a page about a run."""
+
+import io
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import keras
+import rich.box
+import rich.console
+import rich.table
+
+from fliqs_tf import costs
+from fliqs_tf.export import ExportReport
+from fliqs_tf.layers.base import SearchableLayer
+from fliqs_tf.layers.base import searchable_layers
+
+
+def layer_rows(
+    model: keras.Model, export: ExportReport | None = None
+) -> list[dict]:
+    """Describes the layers of a fixed model as plain data.
+
+    Args:
+        model: Fixed model.
+        export: What was stored, if the model has been exported.
+
+    Returns:
+        One dictionary a layer, in the model's order: path, kind, MACs of one
+        sample, number of weights, weight and input format, and the stored type
+        (`None` without `export`) with why it differs.
+    """
+    stored = {layer.path: layer for layer in export.layers} if export else {}
+    layers = searchable_layers(model)
+    rows = []
+    for path, profile in costs.profile(model).items():
+        layer = layers[path]
+        inputs = None
+        if isinstance(layer, SearchableLayer):
+            if not layer.is_fixed:
+                raise ValueError(
+                    "A table of layers needs one format a layer. Received: "
+                    f"layer {path!r} with options {', '.join(layer.formats)}. "
+                    "Call `fliqs.to_fixed` first."
+                )
+            weight = layer.formats[0]
+            if layer.input_quantizer is not None:
+                inputs = layer.input_quantizer.formats[0]
+        else:
+            weight = inputs = "fp32"
+        written = stored.get(path)
+        rows.append(
+            {
+                "path": path,
+                "kind": profile.kind,
+                "macs": profile.macs,
+                "weights": profile.weights,
+                "weight_format": weight,
+                "input_format": inputs,
+                "stored_type": written and written.stored_type,
+                "stored_bytes": written and written.weight_bytes,
+                "why": written.why if written else "",
+            }
+        )
+    return rows
+
+
+def layer_table(
+    model: keras.Model, export: ExportReport | None = None
+) -> rich.table.Table:
+    """Table of a fixed model: layer, MACs, weights, format, stored type.
+
+    Args:
+        model: Fixed model.
+        export: What was stored; without it the table has no such column.
+
+    Returns:
+        A table that `rich.print` shows.
+    """
+    return _table(layer_rows(model, export), rich.box.SIMPLE_HEAD)
+
+
+def run_page(report: Mapping, pictures: Sequence[tuple[str, str]]) -> str:
+    """Writes the report of a run as Markdown.
+
+    Args:
+        report: What `report.json` holds.
+        pictures: `(title, path relative to the page)`.
+    """
+    result, config = report["result"], report["config"]
+    unit = result["cost_unit"]
+    lines = [
+        f"# {config['model']} on {config['dataset']}",
+        "",
+        f"Accuracy on {result['test_samples']} test images: "
+        f"**{result['accuracy']:.2%}** (fixed model).",
+        f"Cost: **{result['cost']:.6g} {unit}**"
+        + (
+            f", {result['cost_ratio']:.1%} of the target of "
+            f"{result['cost_target']:.6g} {unit}."
+            if result["cost_target"]
+            else "."
+        ),
+        f"File: `model.tflite`, {report['export']['file_bytes']:,} bytes "
+        f"(weights in float32: {report['export']['float32_bytes']:,}), "
+        f"activations `{report['export']['activations']}`.",
+        proof_line(report["export"]),
+        "",
+        "## Layers",
+        "",
+        _markdown(_table(report["layers"], rich.box.MARKDOWN)),
+    ]
+    remarks = [row for row in report["layers"] if row["why"]]
+    lines += [f"- `{row['path']}`: {row['why']}" for row in remarks]
+    for title, path in pictures:
+        lines += ["", f"## {title}", "", f"![{title}]({path})"]
+    return "\n".join(lines) + "\n"
+
+
+def proof_line(export: Mapping) -> str:
+    """One sentence on how well the file agrees with the Keras model."""
+    check = export["verification"]
+    return (
+        f"In the LiteRT interpreter, {check['argmax_agreement']} of "
+        f"{check['samples']} images have the Keras model's argmax; the largest "
+        f"relative difference of an output is "
+        f"{check['max_relative_error']:.1e} (tolerance "
+        f"{check['tolerance']:.0e})."
+    )
+
+
+def _table(rows, box):
+    table = rich.table.Table(box=box)
+    table.add_column("Layer", no_wrap=True)
+    table.add_column("Kind")
+    table.add_column("MACs", justify="right")
+    table.add_column("Weights", justify="right")
+    table.add_column("Format")
+    is_stored = any(row["stored_type"] for row in rows)
+    if is_stored:
+        table.add_column("Stored as")
+    for row in rows:
+        cells = [
+            row["path"],
+            row["kind"],
+            f"{row['macs']:,}",
+            f"{row['weights']:,}",
+            _format(row),
+        ]
+        table.add_row(*cells, *([row["stored_type"]] if is_stored else []))
+    return table
+
+
+def _format(row):
+    if row["weight_format"] == row["input_format"]:
+        return row["weight_format"]
+    return f"{row['weight_format']}, inputs {row['input_format'] or 'float'}"
+
+
+def _markdown(table):
+    text = io.StringIO()
+    console = rich.console.Console(file=text, width=10_000)
+    console.print(table)
+    return "\n".join(
+        " ".join(line.split()) for line in text.getvalue().strip().splitlines()
+    )

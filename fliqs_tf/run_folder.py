@@ -1,0 +1,80 @@
+"""The one folder that a run writes."""
+
+import os
+import pathlib
+
+import keras
+
+from fliqs_tf.config import TrainConfig
+from fliqs_tf.files import read_json
+from fliqs_tf.files import write_json
+
+
+class RunFolder:
+    """A run's folder: its files, and whether it may be written.
+
+    A folder that holds the same configuration is resumed.
+
+    Args:
+        config: Configuration of the run.
+
+    Raises:
+        ValueError: If the folder holds something else.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self.root = pathlib.Path(config.run_dir)
+        self.config = self.root / "config.json"
+        self.assignment = self.root / "assignment.json"
+        self.model = self.root / "model.keras"
+        self.tflite = self.root / "model.tflite"
+        self.report = self.root / "report.json"
+        self.page = self.root / "report.md"
+        self.plots = self.root / "plots"
+        self.events = self.root / "events"
+        self.checkpoint = self.root / "checkpoint"
+        self.history = self.checkpoint / "history.json"
+        self._check(config)
+        self.plots.mkdir(parents=True, exist_ok=True)
+        self.checkpoint.mkdir(exist_ok=True)
+        write_json(self.config, config.to_dict())
+
+    def _check(self, config):
+        if self.root.exists() and not self.root.is_dir():
+            raise ValueError(
+                f"`run_dir` must be a folder. Received: run_dir={self.root}, "
+                "which is a file."
+            )
+        if not self.root.exists() or not os.listdir(self.root):
+            return
+        if not self.config.exists():
+            raise ValueError(
+                "`run_dir` must be new, empty, or hold this very run. "
+                f"Received: run_dir={self.root}, a folder with other files. "
+                "Choose another folder."
+            )
+        stored = read_json(self.config)
+        if not config.is_same_run(stored):
+            own = config.to_dict()
+            changed = [
+                f"{key}={own.get(key)!r} (there: {stored.get(key)!r})"
+                for key in own
+                if own.get(key) != stored.get(key)
+                and key not in ("run_dir", "data_dir")
+            ]
+            raise ValueError(
+                "`run_dir` must be new, empty, or hold this very run. "
+                f"Received: run_dir={self.root}, which holds another run: "
+                f"{', '.join(changed)}. Choose another folder, or delete it."
+            )
+
+    def first_epoch(self) -> int:
+        """The epoch at which the checkpoint, if any, goes on."""
+        metadata = self.checkpoint / "training_metadata.json"
+        return read_json(metadata)["epoch"] if metadata.exists() else 0
+
+    def save_model(self, model: keras.Model) -> None:
+        """Writes `model.keras`, replacing it at once."""
+        partial = self.root / "partial.keras"
+        model.save(partial)
+        os.replace(partial, self.model)
