@@ -206,13 +206,11 @@ def searchable(keras_class: type):
 
     def register(form):
         own = inspect.signature(SearchableLayer).parameters.values()
-        inherited = inspect.signature(keras_class.__init__).parameters.values()
+        inherited = inspect.signature(keras_class).parameters.values()
         named = [p for p in inherited if p.kind is not p.VAR_KEYWORD]
         variadic = [p for p in inherited if p.kind is p.VAR_KEYWORD]
         keywords = [p for p in own if p.kind is p.KEYWORD_ONLY]
-        form.__signature__ = inspect.Signature(
-            [*named, *keywords, *variadic][1:]
-        )
+        form.__signature__ = inspect.Signature([*named, *keywords, *variadic])
         _FORMS[keras_class] = form
         return keras.saving.register_keras_serializable(package="fliqs_tf")(
             form
