@@ -12,6 +12,8 @@ from fliqs_tf.search_model import QUALITIES
 from fliqs_tf.space import SPACES
 from fliqs_tf.space import get_space
 
+flags.adopt_module_key_flags(run_flags)
+
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(SearchConfig)}
 
 SPACE = flags.DEFINE_string(

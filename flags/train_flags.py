@@ -8,6 +8,8 @@ from fliqs_tf.config import TrainConfig
 from fliqs_tf.flags import run_flags
 from fliqs_tf.formats import get_format
 
+flags.adopt_module_key_flags(run_flags)
+
 FORMATS = flags.DEFINE_string(
     "formats",
     run_flags.DEFAULTS["formats"],

@@ -34,10 +34,14 @@ class RunFolder:
         self.events = self.root / "events"
         self.checkpoint = self.root / "checkpoint"
         self.history = self.checkpoint / "history.json"
+        self._values = config.to_dict()
         self._check(config)
+
+    def create(self) -> None:
+        """Makes the folder; a run that cannot start leaves none behind."""
         self.plots.mkdir(parents=True, exist_ok=True)
         self.checkpoint.mkdir(exist_ok=True)
-        write_json(self.config, config.to_dict())
+        write_json(self.config, self._values)
 
     def _check(self, config):
         if self.root.exists() and not self.root.is_dir():

@@ -147,6 +147,7 @@ def _start(config):
 
 def _fit(config, folder, data, model, compile_arguments):
     """Trains, or goes on; returns the epochs' records and the seconds."""
+    folder.create()
     steps = config.epochs * int(data.train.cardinality())
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
     decay = config.weight_decay or None

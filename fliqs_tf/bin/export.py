@@ -7,12 +7,16 @@ Example:
 
 import keras
 import rich
+from absl import flags
 
 from fliqs_tf import datasets
 from fliqs_tf import report
 from fliqs_tf.bin import program
 from fliqs_tf.export import export_tflite
 from fliqs_tf.flags import export_flags
+
+# Shown by --helpshort.
+flags.adopt_module_key_flags(export_flags)
 
 
 def main(argv):

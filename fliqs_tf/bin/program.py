@@ -16,7 +16,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a program; errors a user can mend end it with their message."""
 
     def guarded(argv):
-        if flags.FLAGS["verbosity"].using_default_value:
+        if not flags.FLAGS["verbosity"].present:
             # TFDS tells every file it opens.
             logging.set_verbosity(logging.WARNING)
         try:

@@ -8,9 +8,14 @@ model), model.tflite, report.json, report.md, plots, TensorBoard events and a
 checkpoint. A run that was stopped goes on when it is started again.
 """
 
+from absl import flags
+
 from fliqs_tf.bin import experiment
 from fliqs_tf.bin import program
 from fliqs_tf.flags import search_flags
+
+# Shown by --helpshort.
+flags.adopt_module_key_flags(search_flags)
 
 
 def main(argv):

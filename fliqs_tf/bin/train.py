@@ -7,9 +7,14 @@ Example:
 assignment.json. The run folder is as a search writes it.
 """
 
+from absl import flags
+
 from fliqs_tf.bin import experiment
 from fliqs_tf.bin import program
 from fliqs_tf.flags import train_flags
+
+# Shown by --helpshort.
+flags.adopt_module_key_flags(train_flags)
 
 
 def main(argv):
