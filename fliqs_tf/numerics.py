@@ -10,7 +10,7 @@ format enters as data (a row of four floats), not as code: a sampled format is
 a gathered row, without a branch, and costs the same for 2 formats as for 16.
 
 Gradient: straight-through (`dq/dx = 1`), and zero where a given scale clips.
-An absmax scale never clips, and takes no gradient.
+An absmax scale never clips. No scale takes a gradient.
 
 Defined hazards: a tensor (or channel) of zeros stays zero; NaN stays NaN;
 infinity under a given scale or in `bf16` and `fp16` saturates; infinity under
@@ -80,7 +80,11 @@ def absmax_scale(x, row, axis=None):
 
 def range_scale(absmax, row):
     """Scale of a given range: `absmax / v_max`, or 1 for unscaled formats."""
-    scale = ops.maximum(ops.cast(absmax, "float32"), _TINY) / row[2]
+    absmax = ops.cast(absmax, "float32")
+    # Graph compilers turn a division by a constant into a multiplication by its
+    # reciprocal, which rounds otherwise. This divisor is no constant to them.
+    largest = ops.where(absmax > 0, row[2], 1.0)
+    scale = ops.maximum(absmax, _TINY) / largest
     return ops.where(row[3] > 0, scale, ops.ones_like(scale))
 
 
@@ -164,7 +168,7 @@ def fake_quant(x, fmt, axis=None, scale=None):
         scale = absmax_scale(x, row, axis)
         codes = quantize(x, row, scale)
     else:
-        scale = ops.cast(scale, "float32")
+        scale = ops.stop_gradient(ops.cast(scale, "float32"))
         codes = quantize(x, fmt.row(normalized=False), scale, clips=True)
     return ops.cast(codes * scale, dtype)
 
