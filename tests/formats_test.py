@@ -175,7 +175,7 @@ class FormatTest(parameterized.TestCase):
             self.assertTrue(get_format(name).is_scaled)
 
     def test_impossible_name_is_refused(self):
-        integers = ("int1", "int9", "int0", "int15", "int08", "int", "int-4")
+        integers = ("int1", "int9", "int0", "int15", "int08", "int-4")
         floats = (
             "e0m3",
             "e9m2",
@@ -186,7 +186,17 @@ class FormatTest(parameterized.TestCase):
             "m3",
             "e4m-1",
         )
-        spelt = ("uint8", "E4M3", "e4m3 ", " e4m3", "e4m3\n", "float32", "")
+        spelt = (
+            "int",
+            "e4m-1",
+            "uint8",
+            "E4M3",
+            "e4m3 ",
+            " e4m3",
+            "e4m3\n",
+            "float32",
+            "",
+        )
         others = (None, 4, 4.0, ("int4",), ["int4"])
         for name in (*integers, *floats, *spelt, *others):
             with self.subTest(repr(name)):

@@ -29,7 +29,9 @@ def integers(bits):
 def round_to(magnitudes, y):
     """Rounds to the nearest of the magnitudes and their negatives, saturating.
 
-    A tie goes to the even code, which is the even mantissa.
+    A tie goes to the even multiple of the spacing, which is the even mantissa.
+    Where there is no mantissa bit, the neighbours are 1 and 2 of a spacing, and
+    the tie goes up.
 
     Args:
         magnitudes: Ascending float64 values from 0 on, in code order.
@@ -43,7 +45,9 @@ def round_to(magnitudes, y):
     high = np.clip(np.searchsorted(magnitudes, size), 1, len(magnitudes) - 1)
     low = high - 1
     below, above = size - magnitudes[low], magnitudes[high] - size
-    take_high = (above < below) | ((above == below) & (high % 2 == 0))
+    spacing = magnitudes[high] - magnitudes[low]
+    odd = (magnitudes[low] / spacing) % 2 == 1
+    take_high = (above < below) | ((above == below) & odd)
     nearest = magnitudes[np.where(take_high, high, low)]
     return np.where(np.isnan(y), np.nan, np.copysign(nearest, y))
 
