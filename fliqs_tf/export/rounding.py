@@ -11,6 +11,8 @@ in units of that step. Every unit is a power of two, so no bit of the result
 depends on it.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -24,8 +26,9 @@ _FLOAT32_MANTISSA_BITS = 23
 
 def step_of(fmt: Format) -> float:
     """Spacing of the smallest values, in the units of normalised codes."""
-    smallest, steps = fmt.row()[:2]
-    return float(smallest / steps)
+    # Not in float32, where the step of an 8-bit exponent may be subnormal.
+    smallest, steps = (float(value) for value in fmt.row()[:2])
+    return smallest / steps
 
 
 def levels_of(fmt: Format) -> float:
@@ -47,17 +50,14 @@ class ConstantKernel:
         self, codes: np.ndarray, scale: np.ndarray, slots: Slots | None = None
     ):
         self._codes = codes
-        self._scale = scale
-        self._slots = slots
-        self._slot = None if slots is None else slots.add(scale)
+        self._scale = lambda: tf.constant(scale)
+        if slots is not None:
+            self._scale = functools.partial(slots.tensor, slots.add(scale))
 
     def codes(self, inputs, training, weights):
         """Returns float32 `(codes, scale)`; the arguments are not read."""
         del inputs, training, weights
-        codes = tf.constant(self._codes)
-        if self._slots is None:
-            return codes, tf.constant(self._scale)
-        return codes, self._slots.tensor(self._slot)
+        return tf.constant(self._codes), self._scale()
 
 
 class InputRounding:

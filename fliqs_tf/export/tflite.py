@@ -124,7 +124,7 @@ def _convert(fixed, activations) -> bytes:
         model = twin.fake_quant_twin(fixed, slots)
     else:
         model = twin.float_twin(fixed)
-    graph = litert.convert(model, slots, is_faithful)
+    graph = litert.convert(model, slots, fixed, is_faithful)
     kernels = [
         weights.Kernel(
             name, get_format(layer.formats[0]), twin.normalized_codes(layer)[0]
@@ -137,10 +137,11 @@ def _convert(fixed, activations) -> bytes:
 
 def _batches(verify_data, model):
     if verify_data is None:
-        return verify.random_batches(model), "random"
-    batches = verify.batches_of(verify_data, model)
+        batches, data = verify.random_batches(model), "random"
+    else:
+        batches, data = verify.batches_of(verify_data, model), "given"
     # Bad data is found before the conversion, which takes its time.
-    return itertools.chain([next(batches)], batches), "given"
+    return itertools.chain([next(batches)], batches), data
 
 
 @contextlib.contextmanager

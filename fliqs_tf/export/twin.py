@@ -31,6 +31,8 @@ def uncompiled(model: keras.Model) -> keras.Model:
     `clone_model` compiles the clone as its source was, which fails for a loss
     or metric that cannot be serialised.
     """
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs, model.outputs[0], name=model.name)
     return keras.Model(model.input, model.output, name=model.name)
 
 
@@ -42,10 +44,9 @@ def weight_only_reference(model: keras.Model) -> keras.Model:
 def float_twin(model: keras.Model) -> keras.Model:
     """Effective weights as plain constants, inputs not rounded."""
     twin = weight_only_reference(model)
+    sources = fixed_layers(model)
     for path, layer in fixed_layers(twin).items():
-        codes, scale = normalized_codes(fixed_layers(model)[path])
-        ones = np.ones([1] * codes.ndim, np.float32)
-        layer.kernel_quantizer = rounding.ConstantKernel(codes * scale, ones)
+        _make_constant(sources[path], layer)
     return twin
 
 
@@ -79,6 +80,13 @@ def normalized_codes(
     """
     codes, scale = layer.kernel_quantizer.codes(layer.kernel, False, {})
     return np.asarray(codes), np.asarray(scale)
+
+
+def _make_constant(source, layer):
+    """Gives `layer`, a clone of `source`, the effective kernel."""
+    codes, scale = normalized_codes(source)
+    ones = np.ones_like(scale)
+    layer.kernel_quantizer = rounding.ConstantKernel(codes * scale, ones)
 
 
 def _substitute_quantizers(source, layer, slots):

@@ -67,13 +67,14 @@ def compare(
     Returns:
         The comparison.
     """
-    runner = _Runner(content, reference)
+    runner = _Runner(content)
     errors, agreements, magnitudes = [], [], []
     for batch in batches:
         tensors = [tf.convert_to_tensor(array) for array in batch]
         expected = [np.asarray(y) for y in litert.call(reference, tensors)]
         received = runner(batch)
         pairs = list(zip(received, expected, strict=True))
+        _check_outputs(pairs)
         errors.append([_sample_errors(*pair) for pair in pairs])
         agreements.append(np.all([_same_argmax(*pair) for pair in pairs], 0))
         magnitudes.append([np.abs(y).max(initial=0.0) for y in expected])
@@ -93,7 +94,17 @@ def compare(
 
 
 def random_batches(model: keras.Model) -> Iterator[list[np.ndarray]]:
-    """Yields standard normal inputs of a fixed seed, one batch of them."""
+    """Yields standard normal inputs of a fixed seed, one batch of them.
+
+    Raises:
+        ValueError: If a dimension besides the batch is open.
+    """
+    for tensor in model.inputs:
+        if None in tensor.shape[1:]:
+            raise ValueError(
+                "Inputs of open sizes cannot be made up. Received: "
+                f"{tensor.name!r} of shape {tensor.shape}. Give `verify_data`."
+            )
     random = np.random.default_rng(_SEED)
     yield [
         random.standard_normal((RANDOM_SAMPLES, *x.shape[1:])).astype(x.dtype)
@@ -181,6 +192,16 @@ def _check_shapes(arrays, model):
         )
 
 
+def _check_outputs(pairs):
+    shapes = [(received.shape, expected.shape) for received, expected in pairs]
+    if any(received != expected for received, expected in shapes):
+        raise RuntimeError(
+            "The file must have outputs of the Keras model's shapes. Received: "
+            f"(file, Keras) = {shapes}. LiteRT computes some layer differently;"
+            " replace the layers that are not common ones, one by one."
+        )
+
+
 def _sample_errors(received, expected):
     """Largest absolute error of each sample; NaN counts as infinite."""
     difference = np.abs(received - expected).reshape(len(expected), -1)
@@ -204,13 +225,10 @@ def _same_argmax(received, expected):
 
 
 class _Runner:
-    """Calls a file with arrays in the order of a model's inputs."""
+    """Calls a file with arrays in the order of its inputs."""
 
-    def __init__(self, content: bytes, model: keras.Model):
-        self._inputs = litert.input_names(model)
-        self._outputs = litert.output_names(model)
+    def __init__(self, content: bytes):
         self._interpreter = Interpreter(model_content=content)
-        self._run = self._interpreter.get_signature_runner()
 
     def __call__(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         try:
@@ -226,5 +244,13 @@ class _Runner:
         return [np.concatenate(parts) for parts in zip(*single, strict=True)]
 
     def _invoke(self, arrays):
-        outputs = self._run(**dict(zip(self._inputs, arrays, strict=True)))
-        return [outputs[name] for name in self._outputs]
+        run = self._interpreter
+        inputs = [tensor["index"] for tensor in run.get_input_details()]
+        for tensor, array in zip(inputs, arrays, strict=True):
+            run.resize_tensor_input(tensor, array.shape)
+        run.allocate_tensors()
+        for tensor, array in zip(inputs, arrays, strict=True):
+            run.set_tensor(tensor, array)
+        run.invoke()
+        outputs = [tensor["index"] for tensor in run.get_output_details()]
+        return [run.get_tensor(tensor) for tensor in outputs]

@@ -81,7 +81,8 @@ def store(graph: Graph, kernels: Sequence[Kernel]) -> None:
         constant = graph.constant(tensor)
         match = None
         if constant is not None:
-            match = _match(constant, kernels, _hint(graph, operator))
+            names = f"{graph.name(tensor)};{graph.name(operator.outputs[0])}"
+            match = _match(constant, kernels, names, written)
         if match is None:
             continue
         kernel, codes, axis, factor = match
@@ -110,18 +111,20 @@ def _positive(codes, axis, factor):
     return codes, np.where(factor == 0, np.float32(1), np.abs(factor))
 
 
-def _hint(graph, operator):
-    """Names around an operator, to tell apart kernels that are all zero."""
-    tensors = [*operator.inputs, *operator.outputs]
-    return "/" + "/".join(graph.name(int(i)) for i in tensors if i >= 0) + "/"
+def _match(constant, kernels, names, written):
+    """Returns `(kernel, codes in the constant's layout, axis, factor)`.
 
+    Names and what has been written already decide only between kernels that
+    are equal, zero for instance.
+    """
 
-def _match(constant, kernels, hint):
-    """Returns `(kernel, codes in the constant's layout, axis, factor)`."""
-    by_name = sorted(
-        kernels, key=lambda k: f"/{k.path.rsplit('/')[-1]}" not in hint
-    )
-    for kernel in by_name:
+    def rank(kernel):
+        layer = re.escape(kernel.path.rsplit("/")[-1])
+        # In a converted file a scope may have got a number.
+        is_named = re.search(rf"(^|[/;]){layer}(_\d+)?([/;]|$)", names)
+        return not is_named, any(path == kernel.path for path, _ in written)
+
+    for kernel in sorted(kernels, key=rank):
         for codes, axis in _layouts(kernel.codes, constant.shape):
             factor = _factor(constant, codes, axis)
             if factor is not None:

@@ -1,0 +1,104 @@
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from fliqs_tf.export import containers
+from fliqs_tf.export import export_tflite
+from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.graph import type_name
+from fliqs_tf.formats import get_format
+from tests.export import small_models
+
+
+class PackTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (2, [1, -1, 0, 1], [0b01_00_11_01]),
+        (2, [1], [0b01]),
+        (4, [1, -7, 3], [0x91, 0x03]),
+        (8, [-1, 127], [255, 127]),
+    )
+    def test_first_code_lies_in_the_lowest_bits(self, bits, codes, expected):
+        packed = containers.pack(np.array(codes), bits)
+        self.assertEqual(packed.tolist(), expected)
+        self.assertEqual(packed.dtype, np.uint8)
+
+    def test_sixteen_bits(self):
+        packed = containers.pack(np.array([[-32767], [5]]), 16)
+        self.assertEqual(packed.tolist(), [-32767, 5])
+
+
+class StoredTest(parameterized.TestCase):
+    @parameterized.parameters(
+        # Format, type and bits that hold it, bytes for the 3 x 3 x 8 weights
+        # of the depthwise convolution.
+        ("int2", "INT2", 18),
+        ("int3", "INT4", 36),
+        ("int4", "INT4", 36),
+        ("int5", "INT8", 72),
+        ("int8", "INT8", 72),
+        ("int16", "INT16", 144),
+        ("e1m2", "INT4", 36),
+        ("e2m1", "UINT8", 36),
+        ("e2m4", "INT8", 72),
+        ("e4m3", "UINT8", 72),
+        ("e4m4", "FLOAT16", 144),
+        ("e8m7", "BFLOAT16", 144),
+        ("bf16", "BFLOAT16", 144),
+        ("fp16", "FLOAT16", 144),
+        ("fp32", "FLOAT32", 288),
+    )
+    def test_type_and_bytes(self, fmt, tensor_type, size):
+        graph = self._export(fmt)
+        tensor = graph.find("depthwise/kernel")
+        stored = type_name(graph.tensors[tensor].type)
+        if fmt == "e8m7":
+            # Whether float16 holds the values depends on the values.
+            self.assertIn(stored, ("FLOAT16", tensor_type))
+        else:
+            self.assertEqual(stored, tensor_type)
+        self.assertEqual(graph.size(tensor), size)
+
+    @parameterized.parameters("int4", "int8")
+    def test_integers_are_the_codes(self, fmt):
+        model = small_models.fixed(small_models.residual(), fmt)
+        codes, _ = model.get_layer("pointwise").quantized_kernel()
+        graph = self._export(fmt, model)
+        raw = graph.raw(graph.find("pointwise/kernel"))
+        if fmt == "int4":
+            raw = np.stack([raw & 15, raw >> 4], axis=1).reshape(-1)
+            raw = np.where(raw > 7, raw.astype(int) - 16, raw)
+        stored = raw.astype(np.int8).reshape(8, 8).T
+        gamma = np.sign(model.get_layer("pointwise_bn").gamma.numpy())
+        np.testing.assert_array_equal(stored, codes[0, 0] * gamma)
+        self.assertIn(-1, gamma)
+        self.assertIn(0, gamma)
+
+    def test_one_table_serves_all_layers(self):
+        graph = self._export("e4m3")
+        table = graph.constant(graph.find("e4m3/values"))
+        fmt = get_format("e4m3")
+        self.assertEqual(table.shape, (256, 1))
+        np.testing.assert_array_equal(
+            table[: len(fmt.values()), 0] * fmt.unit, fmt.values()
+        )
+        names = [graph.name(n) for n in range(len(graph.tensors))]
+        self.assertEqual(sum("values" in name for name in names), 1)
+
+    def test_small_formats_make_small_files(self):
+        sizes = [
+            len(self._export(fmt).to_bytes())
+            for fmt in ("int2", "int4", "int8", "fp16", "fp32")
+        ]
+        self.assertEqual(sizes, sorted(sizes))
+
+    def _export(self, fmt, model=None):
+        path = self.create_tempfile().full_path
+        model = model or small_models.fixed(small_models.residual(), fmt)
+        report = export_tflite(model, path)
+        self.assertLess(report.max_relative_error, 2e-6)
+        with open(path, "rb") as file:
+            return Graph(file.read())
+
+
+if __name__ == "__main__":
+    absltest.main()
