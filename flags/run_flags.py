@@ -39,6 +39,11 @@ WIDTH = flags.DEFINE_float(
     lower_bound=0.01,
     upper_bound=16.0,
 )
+INITIAL_MODEL = flags.DEFINE_string(
+    "model_file",
+    DEFAULTS["model_file"],
+    "Trained Keras model (.keras) to start from, instead of a new --model.",
+)
 INPUT_RANGE = flags.DEFINE_enum(
     "input_range",
     DEFAULTS["input_range"],
@@ -47,7 +52,10 @@ INPUT_RANGE = flags.DEFINE_enum(
     "their absmax, or the absmax of the batch at hand.",
 )
 EPOCHS = flags.DEFINE_integer(
-    "epochs", DEFAULTS["epochs"], "Epochs of the whole run.", lower_bound=1
+    "epochs",
+    DEFAULTS["epochs"],
+    "Epochs of the whole run; 0, with --model_file, trains nothing.",
+    lower_bound=0,
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", DEFAULTS["batch_size"], "Samples a step.", lower_bound=1
@@ -101,6 +109,7 @@ def run_arguments() -> dict:
         "data_dir": DATA_DIR.value,
         "model": MODEL.value,
         "width": WIDTH.value,
+        "model_file": INITIAL_MODEL.value,
         "input_range": INPUT_RANGE.value,
         "epochs": EPOCHS.value,
         "batch_size": BATCH_SIZE.value,

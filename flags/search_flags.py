@@ -4,6 +4,7 @@ import dataclasses
 
 from absl import flags
 
+from fliqs_tf import baselines
 from fliqs_tf import costs
 from fliqs_tf import rewards
 from fliqs_tf.config import SearchConfig
@@ -20,6 +21,12 @@ SPACE = flags.DEFINE_string(
     "space",
     _DEFAULTS["space"],
     f"Formats to choose from: {', '.join(SPACES)}, or names joined by commas.",
+)
+METHOD = flags.DEFINE_string(
+    "method",
+    _DEFAULTS["method"],
+    "How formats are found: fliqs (the search in the run that trains), or one "
+    f"of {', '.join(baselines.NAMES)}.",
 )
 COST = flags.DEFINE_enum(
     "cost", _DEFAULTS["cost"], list(costs.NAMES), "Cost that is bounded."
@@ -110,6 +117,16 @@ def _is_space(value):
     return True
 
 
+def is_method(value: str) -> bool:
+    """Whether a name is a method; raises with the message if not."""
+    try:
+        if value != "fliqs":
+            baselines.get(value)
+    except ValueError as error:
+        raise flags.ValidationError(str(error)) from error
+    return True
+
+
 def _are_phases(values):
     if values["activation_delay"] <= values["warmup"] < values["freeze"]:
         return True
@@ -121,6 +138,7 @@ def _are_phases(values):
 
 
 flags.register_validator(SPACE, _is_space)
+flags.register_validator(METHOD, is_method)
 flags.register_multi_flags_validator(
     [ACTIVATION_DELAY, WARMUP, FREEZE], _are_phases
 )
@@ -130,6 +148,7 @@ def search_config_from_flags() -> SearchConfig:
     """The configuration that the flags describe."""
     return SearchConfig(
         space=SPACE.value,
+        method=METHOD.value,
         cost=COST.value,
         cost_target=COST_TARGET.value,
         reward=REWARD.value,

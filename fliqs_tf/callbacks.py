@@ -1,6 +1,9 @@
-"""Callbacks of a search."""
+"""Callbacks of a run."""
 
 import os
+import pathlib
+import re
+import time
 
 import keras
 import numpy as np
@@ -35,9 +38,13 @@ class SearchHistory(keras.callbacks.Callback):
         if self._log_dir is not None:
             self._writer = tf.summary.create_file_writer(self._log_dir)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.monotonic()
+
     def on_epoch_end(self, epoch, logs=None):
         record = {
             "epoch": epoch,
+            "seconds": time.monotonic() - self._start,
             "logs": {name: float(v) for name, v in (logs or {}).items()},
         }
         if hasattr(self.model, "policy"):
@@ -70,3 +77,71 @@ class SearchHistory(keras.callbacks.Callback):
             }
             for decision, row in zip(model.decisions, table, strict=True)
         }
+
+
+class Backup(keras.callbacks.Callback):
+    """Writes the state of the training after each epoch; can restore it.
+
+    Unlike `keras.callbacks.BackupAndRestore` it never leaves a half-written
+    file or a state that does not belong to its epoch: a file is written
+    beside, and its epoch is its name.
+
+    Args:
+        folder: Folder of the state; created if need be.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        super().__init__()
+        self.folder = pathlib.Path(folder)
+
+    def epoch(self) -> int:
+        """The number of epochs that the newest state has seen; 0 for none."""
+        return max(self._states(), default=0)
+
+    def restore(self, model: keras.Model) -> int:
+        """Loads the newest state, if any, into a compiled model.
+
+        Returns:
+            The epoch to go on with: `fit`'s `initial_epoch`.
+        """
+        epoch = self.epoch()
+        if epoch:
+            # An optimizer has its variables, and can be loaded, once built.
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(self._states()[epoch])
+        return epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / "partial.weights.h5"
+        self.model.save_weights(partial, overwrite=True)
+        older = self._states()
+        os.replace(partial, self.folder / f"epoch{epoch + 1}.weights.h5")
+        for number, path in older.items():
+            if number != epoch + 1:
+                path.unlink()
+
+    def _states(self):
+        return {
+            int(match[1]): path
+            for path in self.folder.glob("*.weights.h5")
+            if (match := re.fullmatch(r"epoch(\d+)\.weights\.h5", path.name))
+        }
+
+
+class FiniteLoss(keras.callbacks.Callback):
+    """Stops a training whose loss is NaN or infinite, before it is saved.
+
+    Raises:
+        FloatingPointError: At the step that shows it.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss must stay finite. Received: loss={loss} at batch "
+                f"{batch} of an epoch. Look for NaN or infinity in the data, "
+                "or lower the learning rate; the checkpoint of the epoch "
+                "before is untouched."
+            )

@@ -6,6 +6,8 @@ from typing import Any
 
 OPTIMIZERS = ("adam", "sgd")
 ACTIVATIONS = ("fake_quant", "float")
+# Where a run is, not what it is.
+PLACES = ("run_dir", "data_dir")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,10 +20,13 @@ class TrainConfig:
         data_dir: Where TFDS keeps data sets; `None` for its default.
         model: Name of a network, see `fliqs.models`.
         width: Width multiplier of the network; `None` if it takes none.
+        model_file: Trained Keras model (.keras) to start from, instead of a
+            new `model`; `None` for none.
         formats: Format of all layers (`"fp32"` for a float model), or the path
             of an assignment file.
         input_range: `"ema"` or `"dynamic"`, see `fliqs.to_searchable`.
-        epochs: Epochs of the whole run.
+        epochs: Epochs of the whole run. 0 trains nothing, which makes sense
+            for a model from a file only.
         batch_size: Samples a step.
         optimizer: `"adam"` or `"sgd"` (with Nesterov momentum 0.9).
         learning_rate: Its learning rate at the start; a cosine brings it to 0.
@@ -37,6 +42,7 @@ class TrainConfig:
     data_dir: str | None = None
     model: str = "residual_small"
     width: float | None = None
+    model_file: str | None = None
     formats: str = "int8"
     input_range: str = "ema"
     epochs: int = 30
@@ -55,12 +61,18 @@ class TrainConfig:
             )
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("activations", self.activations, ACTIVATIONS)
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name in ("batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(
                     f"`{name}` must be positive. Received: {name}="
                     f"{getattr(self, name)}."
                 )
+        if self.epochs < (0 if self.model_file else 1):
+            raise ValueError(
+                "`epochs` must be positive (0 to train nothing needs a "
+                f"`model_file`). Received: epochs={self.epochs}, "
+                f"model_file={self.model_file!r}."
+            )
         if self.weight_decay < 0 or not 0 <= self.label_smoothing < 1:
             raise ValueError(
                 "`weight_decay` must be at least 0 and `label_smoothing` in "
@@ -72,15 +84,24 @@ class TrainConfig:
         """Returns plain data that `json.dump` takes."""
         return {"kind": type(self).__name__, **dataclasses.asdict(self)}
 
-    def is_same_run(self, data: dict[str, Any]) -> bool:
-        """Whether a stored configuration describes this run, wherever it is."""
-        places = ("run_dir", "data_dir")
+    def differences(self, data: dict[str, Any]) -> dict[str, tuple]:
+        """Compares with a stored configuration, wherever either run is.
+
+        Args:
+            data: What `to_dict` returned, perhaps of an older version: what
+                it lacks is at its default.
+
+        Returns:
+            Name -> (own value, stored value), of what differs.
+        """
         own = json.loads(json.dumps(self.to_dict()))
-        return all(
-            own.get(key) == data.get(key)
-            for key in {*own, *data}
-            if key not in places
-        )
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        stored = {**defaults, **data}
+        return {
+            name: (own.get(name), stored[name])
+            for name in stored
+            if name not in PLACES and own.get(name) != stored[name]
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +111,8 @@ class SearchConfig(TrainConfig):
     Args:
         space: Formats to choose from: a key of `fliqs.SPACES`, or names joined
             by commas. (`formats` is not used.)
+        method: `"fliqs"` (the search), or a method to compare it with, see
+            `fliqs_tf.baselines`.
         cost: Cost that is bounded, see `fliqs.costs`.
         cost_target: Its bound, as in `fliqs.SearchModel`.
         reward: See `fliqs_tf.rewards`.
@@ -105,6 +128,7 @@ class SearchConfig(TrainConfig):
     """
 
     space: str = "int_l"
+    method: str = "fliqs"
     cost: str = "bitops"
     cost_target: str = "1.25xint4"
     reward: str = "absolute"

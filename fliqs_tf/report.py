@@ -87,19 +87,10 @@ def run_page(report: Mapping, pictures: Sequence[tuple[str, str]]) -> str:
         pictures: `(title, path relative to the page)`.
     """
     result, config = report["result"], report["config"]
-    unit = result["cost_unit"]
     lines = [
         f"# {config['model']} on {config['dataset']}",
         "",
-        f"Accuracy on {result['test_samples']} test images: "
-        f"**{result['accuracy']:.2%}** (fixed model).",
-        f"Cost: **{result['cost']:.6g} {unit}**"
-        + (
-            f", {result['cost_ratio']:.1%} of the target of "
-            f"{result['cost_target']:.6g} {unit}."
-            if result["cost_target"]
-            else "."
-        ),
+        result_line(result),
         f"File: `model.tflite`, {report['export']['file_bytes']:,} bytes "
         f"(weights in float32: {report['export']['float32_bytes']:,}), "
         f"activations `{report['export']['activations']}`.",
@@ -114,6 +105,18 @@ def run_page(report: Mapping, pictures: Sequence[tuple[str, str]]) -> str:
     for title, path in pictures:
         lines += ["", f"## {title}", "", f"![{title}]({path})"]
     return "\n".join(lines) + "\n"
+
+
+def result_line(result: Mapping) -> str:
+    """One sentence on what a fixed model can do and what it costs."""
+    unit, target = result["cost_unit"], result["cost_target"]
+    line = (
+        f"Accuracy {result['accuracy']:.2%} on {result['test_samples']} test "
+        f"images; cost {result['cost']:.6g} {unit}"
+    )
+    if target is None:
+        return f"{line}."
+    return f"{line}, {result['cost_ratio']:.1%} of the target of {target:.6g}."
 
 
 def proof_line(export: Mapping) -> str:

@@ -58,24 +58,17 @@ class RunFolder:
                 "Choose another folder."
             )
         stored = read_json(self.config)
-        if not config.is_same_run(stored):
-            own = config.to_dict()
+        differences = config.differences(stored)
+        if differences:
             changed = [
-                f"{key}={own.get(key)!r} (there: {stored.get(key)!r})"
-                for key in own
-                if own.get(key) != stored.get(key)
-                and key not in ("run_dir", "data_dir")
+                f"{name}={own!r} (there: {there!r})"
+                for name, (own, there) in differences.items()
             ]
             raise ValueError(
                 "`run_dir` must be new, empty, or hold this very run. "
                 f"Received: run_dir={self.root}, which holds another run: "
                 f"{', '.join(changed)}. Choose another folder, or delete it."
             )
-
-    def first_epoch(self) -> int:
-        """The epoch at which the checkpoint, if any, goes on."""
-        metadata = self.checkpoint / "training_metadata.json"
-        return read_json(metadata)["epoch"] if metadata.exists() else 0
 
     def save_model(self, model: keras.Model) -> None:
         """Writes `model.keras`, replacing it at once."""

@@ -1,6 +1,5 @@
 """A whole run: data, model, training or search, export, report."""
 
-import dataclasses
 import time
 from typing import Any
 
@@ -9,11 +8,14 @@ import rich
 import tensorflow as tf
 
 import fliqs_tf
+from fliqs_tf import baselines
 from fliqs_tf import costs
 from fliqs_tf import datasets
 from fliqs_tf import plots
 from fliqs_tf import report as reports
 from fliqs_tf.assignment import Assignment
+from fliqs_tf.callbacks import Backup
+from fliqs_tf.callbacks import FiniteLoss
 from fliqs_tf.callbacks import SearchHistory
 from fliqs_tf.config import SearchConfig
 from fliqs_tf.config import TrainConfig
@@ -25,17 +27,11 @@ from fliqs_tf.files import write_text
 from fliqs_tf.formats import get_format
 from fliqs_tf.run_folder import RunFolder
 from fliqs_tf.search_model import SearchModel
-
-
-@dataclasses.dataclass(frozen=True)
-class _Data:
-    train: tf.data.Dataset
-    test: tf.data.Dataset
-    info: datasets.DatasetInfo
+from fliqs_tf.space import get_space
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
-    """Searches, trains, exports and reports in one run.
+    """Searches by the configuration's method, trains, exports and reports.
 
     Args:
         config: The run; its folder is written, or resumed.
@@ -47,9 +43,48 @@ def search(config: SearchConfig) -> dict[str, Any]:
         ValueError: If the configuration fits neither the folder nor the model.
         RuntimeError: If the exported file disagrees with the model.
     """
-    folder, data, model = _start(config)
+    if config.method == "fliqs":
+        return _search(config)
+    method = baselines.get(config.method)
+    run = _Run(config)
+    cost = costs.get(config.cost)
+    target = None
+    if baselines.is_bounded(config.method):
+        target = costs.target(cost, run.model, config.cost_target)
+    task = baselines.Task(
+        model=run.model,
+        is_trained=config.model_file is not None,
+        data=run.train_data(),
+        loss=run.loss,
+        space=get_space(config.space),
+        cost=cost,
+        target=target,
+        epochs=config.epochs,
+        input_range=config.input_range,
+        seed=config.seed,
+        fit=run.fit,
+    )
+    result = method(task)
+    return run.finish(result.model, result.assignment, target)
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Trains under given formats, exports and reports; see `search`."""
+    run = _Run(config)
+    if config.formats.endswith(".json"):
+        assignment = Assignment.load(config.formats)
+    else:
+        name = get_format(config.formats).name
+        assignment = Assignment.uniform(run.model, name)
+    model = to_fixed(run.model, assignment, config.input_range)
+    run.fit(model, 0, config.epochs)
+    return run.finish(model, assignment, None)
+
+
+def _search(config):
+    run = _Run(config)
     model = SearchModel(
-        model,
+        run.model,
         space=config.space,
         cost=config.cost,
         cost_target=config.cost_target,
@@ -73,196 +108,209 @@ def search(config: SearchConfig) -> dict[str, Any]:
         f"{model.budget.highest:.6g} {model.cost.unit}, target "
         f"{model.budget.target:.6g} {model.cost.unit}."
     )
-    history, seconds = _fit(
-        config, folder, data, model, {"controller": controller}
-    )
-    assignment = model.assignment()
+    run.fit(model, 0, config.epochs, controller=controller, jit_compile=None)
     phases = {
         name: getattr(config, name) * config.epochs
         for name in ("warmup", "freeze")
     }
-    plots.probabilities(history, folder.plots / "probabilities.png")
-    plots.search_curves(history, folder.plots / "search.png", phases)
-    return _finish(
-        config,
-        folder,
-        data,
-        model.best_model(),
-        assignment,
-        {
-            "cost_target": model.budget.target,
-            "cost_lowest": model.budget.lowest,
-            "cost_highest": model.budget.highest,
-        },
-        history,
-        seconds,
-    )
-
-
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Trains under given formats, exports and reports; see `search`."""
-    folder, data, model = _start(config)
-    if config.formats.endswith(".json"):
-        assignment = Assignment.load(config.formats)
-    else:
-        name = get_format(config.formats).name
-        assignment = Assignment.uniform(model, name)
-    model = to_fixed(model, assignment, config.input_range)
-    history, seconds = _fit(config, folder, data, model, {"jit_compile": False})
-    return _finish(
-        config,
-        folder,
-        data,
-        model,
-        assignment,
-        {"cost_target": None},
-        history,
-        seconds,
-    )
-
-
-def _start(config):
-    folder = RunFolder(config)
-    keras.utils.set_random_seed(config.seed)
-    arguments = {
-        "batch_size": config.batch_size,
-        "data_dir": config.data_dir,
-        "seed": config.seed,
+    plots.probabilities(run.history, run.folder.plots / "probabilities.png")
+    plots.search_curves(run.history, run.folder.plots / "search.png", phases)
+    bounds = {
+        "cost_lowest": model.budget.lowest,
+        "cost_highest": model.budget.highest,
     }
-    train = datasets.load(
-        config.dataset, "train", first_epoch=folder.first_epoch(), **arguments
+    return run.finish(
+        model.best_model(), model.assignment(), model.budget.target, bounds
     )
-    info = datasets.info(config.dataset, config.data_dir)
-    split = "test" if "test" in info.num_examples else "validation"
-    test = datasets.load(config.dataset, split, training=False, **arguments)
-    width = {} if config.width is None else {"width": config.width}
-    model = fliqs_tf.models.get(
-        config.model,
-        input_shape=info.image_shape,
-        classes=info.num_classes,
-        **width,
-    )
-    return folder, _Data(train, test, info), model
 
 
-def _fit(config, folder, data, model, compile_arguments):
-    """Trains, or goes on; returns the epochs' records and the seconds."""
-    folder.create()
-    steps = config.epochs * int(data.train.cardinality())
-    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-    decay = config.weight_decay or None
-    if config.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
-    else:
-        optimizer = keras.optimizers.SGD(
-            rate, momentum=0.9, nesterov=True, weight_decay=decay
+class _Run:
+    """What all runs share: folder, data, a new model, how it is trained."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.folder = RunFolder(config)
+        self.history: list[dict] = []
+        self._start = time.monotonic()
+        self._fitted = 0.0
+        keras.utils.set_random_seed(config.seed)
+        self.info = datasets.info(config.dataset, config.data_dir)
+        split = "test" if "test" in self.info.num_examples else "validation"
+        self.test = self._load(split, training=False)
+        self.loss = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=config.label_smoothing
         )
-    model.compile(
-        optimizer,
-        _loss(config),
-        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
-        **compile_arguments,
-    )
-    recorder = SearchHistory(folder.history, str(folder.events / "policy"))
-    start = time.monotonic()
-    model.fit(
-        _one_hot(data.train, data.info),
-        validation_data=_one_hot(data.test, data.info),
-        epochs=config.epochs,
-        # The data set shuffles itself.
-        shuffle=False,
-        callbacks=[
-            keras.callbacks.BackupAndRestore(
-                str(folder.checkpoint), delete_checkpoint=False
-            ),
-            keras.callbacks.TensorBoard(str(folder.events), write_graph=False),
-            recorder,
-        ],
-    )
-    return recorder.epochs, time.monotonic() - start
+        self.model = self._model()
 
+    def _model(self):
+        config = self.config
+        if config.model_file is not None:
+            return keras.models.load_model(config.model_file)
+        width = {} if config.width is None else {"width": config.width}
+        return fliqs_tf.models.get(
+            config.model,
+            input_shape=self.info.image_shape,
+            classes=self.info.num_classes,
+            **width,
+        )
 
-def _loss(config):
-    return keras.losses.CategoricalCrossentropy(
-        from_logits=True, label_smoothing=config.label_smoothing
-    )
+    def _load(self, split, **arguments):
+        config = self.config
+        return datasets.load(
+            config.dataset,
+            split,
+            batch_size=config.batch_size,
+            data_dir=config.data_dir,
+            seed=config.seed,
+            **arguments,
+        )
 
+    def _one_hot(self, data):
+        # Sparse losses know no label smoothing.
+        return data.map(
+            lambda x, y: (x, tf.one_hot(y, self.info.num_classes)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
 
-def _one_hot(dataset, info):
-    # Sparse losses know no label smoothing.
-    return dataset.map(
-        lambda x, y: (x, tf.one_hot(y, info.num_classes)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    def train_data(self, first_epoch=0):
+        """Batches of `(image, one-hot label)` from an epoch of the run on."""
+        return self._one_hot(self._load("train", first_epoch=first_epoch))
 
+    def fit(self, model, first, last, rate=1.0, **compile_arguments):
+        """Trains in some epochs of the run, or goes on; see `Task.fit`."""
+        self.folder.create()
+        backup = Backup(self.folder.checkpoint / f"from_epoch{first}")
+        epoch = backup.epoch() or first
+        data = self.train_data(epoch)
+        self._compile(
+            model,
+            self._optimizer(rate, (last - first) * int(data.cardinality())),
+            **compile_arguments,
+        )
+        backup.restore(model)
+        recorder = SearchHistory(
+            self.folder.history, str(self.folder.events / "policy")
+        )
+        start = time.monotonic()
+        model.fit(
+            data,
+            validation_data=self._one_hot(self.test),
+            initial_epoch=epoch,
+            epochs=last,
+            # The data set shuffles itself.
+            shuffle=False,
+            callbacks=[
+                FiniteLoss(),
+                keras.callbacks.TensorBoard(
+                    str(self.folder.events), write_graph=False
+                ),
+                recorder,
+                # Last: what it saves, the others have recorded.
+                backup,
+            ],
+        )
+        self._fitted += time.monotonic() - start
+        self.history = recorder.epochs
 
-def _finish(config, folder, data, fixed, assignment, cost, history, seconds):
-    """Evaluates, exports and reports a trained fixed model."""
-    assignment.save(folder.assignment)
-    fixed.compile(
-        loss=_loss(config),
-        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
+    def _optimizer(self, rate, steps):
+        config = self.config
+        schedule = keras.optimizers.schedules.CosineDecay(
+            rate * config.learning_rate, steps
+        )
+        decay = config.weight_decay or None
+        if config.optimizer == "adam":
+            return keras.optimizers.Adam(schedule, weight_decay=decay)
+        return keras.optimizers.SGD(
+            schedule, momentum=0.9, nesterov=True, weight_decay=decay
+        )
+
+    def _compile(self, model, optimizer=None, **arguments):
+        arguments.setdefault("jit_compile", False)
+        model.compile(
+            optimizer or "sgd",
+            self.loss,
+            metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
+            **arguments,
+        )
+
+    def finish(self, fixed, assignment, target, bounds=None):
+        """Evaluates, exports and reports a trained fixed model.
+
+        Args:
+            fixed: The model.
+            assignment: Its formats.
+            target: Largest cost allowed, `None` if the run had none.
+            bounds: More of the result to record.
+        """
+        config, folder = self.config, self.folder
+        seconds = self._seconds()
+        folder.create()
+        assignment.save(folder.assignment)
         # XLA reorders float32 sums; a stored model is to repeat its numbers.
-        jit_compile=False,
-    )
-    scores = fixed.evaluate(
-        _one_hot(data.test, data.info), verbose=0, return_dict=True
-    )
-    folder.save_model(fixed)
-    export = export_tflite(
-        fixed,
-        folder.tflite,
-        activations=config.activations,
-        verify_data=data.test,
-    )
-    measure = costs.get(getattr(config, "cost", "bitops"))
-    value = measure(fixed, assignment)
-    rows = reports.layer_rows(fixed, export)
-    target = cost["cost_target"]
-    report = {
-        "config": config.to_dict(),
-        "versions": {
-            "fliqs_tf": fliqs_tf.__version__,
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-        "result": {
-            "accuracy": scores["accuracy"],
-            "loss": scores["loss"],
-            "test_samples": export.samples,
-            "cost": value,
-            "cost_unit": measure.unit,
-            "cost_ratio": value / target if target else None,
-            "size_mib": costs.get("size")(fixed, assignment),
-            "fit_seconds": seconds,
-            **cost,
-        },
-        "layers": rows,
-        "export": export.to_dict(),
-        "history": history,
-    }
-    plots.layer_formats(rows, folder.plots / "formats.png")
-    pictures = {
-        "Format of each layer": "formats.png",
-        "Probabilities of each decision": "probabilities.png",
-        "Reward, cost and entropy": "search.png",
-    }
-    page = reports.run_page(
-        report,
-        [
-            (title, f"plots/{name}")
-            for title, name in pictures.items()
-            if (folder.plots / name).exists()
-        ],
-    )
-    write_json(folder.report, report)
-    write_text(folder.page, page)
-    rich.print(reports.layer_table(fixed, export))
-    rich.print(
-        f"Accuracy {scores['accuracy']:.2%} on {export.samples} test images; "
-        f"cost {value:.6g} {measure.unit}"
-        + (f", {value / target:.1%} of the target." if target else ".")
-    )
-    rich.print(reports.proof_line(report["export"]))
-    rich.print(f"The run folder is {folder.root.resolve()}")
-    return report
+        self._compile(fixed)
+        scores = fixed.evaluate(
+            self._one_hot(self.test), verbose=0, return_dict=True
+        )
+        folder.save_model(fixed)
+        export = export_tflite(
+            fixed,
+            folder.tflite,
+            activations=config.activations,
+            verify_data=self.test,
+        )
+        measure = costs.get(getattr(config, "cost", "bitops"))
+        value = measure(fixed, assignment)
+        rows = reports.layer_rows(fixed, export)
+        report: dict[str, Any] = {
+            "config": config.to_dict(),
+            "versions": {
+                "fliqs_tf": fliqs_tf.__version__,
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+            },
+            "result": {
+                "accuracy": scores["accuracy"],
+                "loss": scores["loss"],
+                "test_samples": export.samples,
+                "cost": value,
+                "cost_unit": measure.unit,
+                "cost_target": target,
+                "cost_ratio": value / target if target else None,
+                "size_mib": costs.get("size")(fixed, assignment),
+                "seconds": seconds,
+                **(bounds or {}),
+            },
+            "layers": rows,
+            "export": export.to_dict(),
+            "history": self.history,
+        }
+        self._write(report)
+        rich.print(reports.layer_table(fixed, export))
+        rich.print(reports.result_line(report["result"]))
+        rich.print(reports.proof_line(report["export"]))
+        rich.print(f"The run folder is {folder.root.resolve()}")
+        return report
+
+    def _seconds(self):
+        """Time of all epochs, before an interruption too, and of the rest."""
+        rest = time.monotonic() - self._start - self._fitted
+        return rest + sum(record["seconds"] for record in self.history)
+
+    def _write(self, report):
+        folder = self.folder
+        plots.layer_formats(report["layers"], folder.plots / "formats.png")
+        pictures = {
+            "Format of each layer": "formats.png",
+            "Probabilities of each decision": "probabilities.png",
+            "Reward, cost and entropy": "search.png",
+        }
+        page = reports.run_page(
+            report,
+            [
+                (title, f"plots/{name}")
+                for title, name in pictures.items()
+                if (folder.plots / name).exists()
+            ],
+        )
+        write_json(folder.report, report)
+        write_text(folder.page, page)

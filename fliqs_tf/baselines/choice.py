@@ -1,0 +1,91 @@
+"""A searchable model whose formats a method sets and prices at will."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from fliqs_tf import costs
+from fliqs_tf.assignment import Assignment
+from fliqs_tf.budget import Budget
+from fliqs_tf.budget import layer_terms
+from fliqs_tf.budget import model_decisions
+from fliqs_tf.convert import to_searchable
+from fliqs_tf.layers.base import SearchableLayer
+from fliqs_tf.layers.base import walk
+
+
+class Choice:
+    """A searchable model, its decisions (one a layer), and their budget.
+
+    Args:
+        model: Plain Keras model.
+        space: Formats of every layer.
+        cost: Cost that is bounded.
+        target: Its bound, in the cost's unit.
+        input_range: See `to_searchable`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        space: Sequence[str],
+        cost: costs.Cost,
+        target: float,
+        input_range: str = "ema",
+    ):
+        self.model = to_searchable(model, space, input_range=input_range)
+        layers = {
+            path: layer
+            for path, layer in walk(self.model)
+            if isinstance(layer, SearchableLayer)
+        }
+        found = model_decisions(layers)
+        self.decisions = tuple(decision for decision, _ in found)
+        self.variables = tuple(tuple(variables) for _, variables in found)
+        self.budget = Budget(
+            cost,
+            layer_terms(cost, costs.profile(self.model), self.decisions),
+            self.decisions,
+            target,
+        )
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options, the same for every decision."""
+        return self.decisions[0].options
+
+    def set(self, sample: Sequence[int]) -> None:
+        """Sets the formats of the model: one option number a decision."""
+        for variables, option in zip(self.variables, sample, strict=True):
+            for variable in variables:
+                variable.assign(int(option))
+
+    def assignment(self, sample: Sequence[int]) -> Assignment:
+        """The assignment of a sample."""
+        return Assignment(
+            {
+                decision.path: decision.options[option]
+                for decision, option in zip(self.decisions, sample, strict=True)
+            }
+        )
+
+    def best(self, scores: np.ndarray, used: float = 0.0) -> np.ndarray:
+        """The sample within the budget whose scores have the largest sum.
+
+        Args:
+            scores: `(decisions, options)`, finite.
+            used: Share of the target that its cost should reach.
+        """
+        # To [-1, 0]: the program takes scores as log-probabilities.
+        scores = scores - scores.max(axis=1, keepdims=True)
+        scale = np.abs(scores).max() or 1.0
+        return self.budget.most_probable(scores / scale, used)
+
+    def sample_of(self, assignment: Mapping[str, str]) -> np.ndarray:
+        """The option numbers of an assignment, int32 `(decisions,)`."""
+        return np.array(
+            [d.options.index(assignment[d.path]) for d in self.decisions],
+            np.int32,
+        )

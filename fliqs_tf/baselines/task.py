@@ -1,0 +1,90 @@
+"""What a method is given, and what it gives back."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from fliqs_tf.assignment import Assignment
+from fliqs_tf.baselines.choice import Choice
+from fliqs_tf.convert import to_fixed
+from fliqs_tf.costs import Cost
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """A model, data, a budget and a number of epochs: the same for all methods.
+
+    Args:
+        model: Plain Keras model, built; never changed by a method.
+        is_trained: Whether the model's weights are those of a trained model.
+        data: Batches `(x, y)` in training, outputs and targets as `loss` takes
+            them.
+        loss: Loss of the model.
+        space: Formats to choose from.
+        cost: Cost that is bounded.
+        target: Its bound, in the cost's unit; `None` for methods that take
+            none.
+        epochs: Epochs of the whole method, whatever it spends them on.
+        input_range: See `to_searchable`.
+        seed: Seed of what a method draws.
+        fit: `fit(model, first, last, **compile_arguments)` trains a model in
+            epochs `first` (included) to `last` (excluded) of the run, with a
+            learning rate that falls from `rate` (default 1) times the run's to
+            0 by a cosine. It compiles the model, and takes up a training that
+            was interrupted.
+    """
+
+    model: keras.Model
+    is_trained: bool = False
+    data: tf.data.Dataset
+    loss: keras.losses.Loss
+    space: tuple[str, ...]
+    cost: Cost
+    target: float | None
+    epochs: int
+    input_range: str = "ema"
+    seed: int = 0
+    fit: Callable[..., None]
+
+    def choice(self, model: keras.Model | None = None) -> Choice:
+        """The model (or another) with its decisions open."""
+        if self.target is None:
+            raise ValueError(
+                "This method needs a cost target. Received: cost_target=None. "
+                "Give one, for example '1.25xint4'."
+            )
+        return Choice(
+            model or self.model,
+            self.space,
+            self.cost,
+            self.target,
+            self.input_range,
+        )
+
+    def train(
+        self,
+        model: keras.Model,
+        assignment: Assignment,
+        first: int = 0,
+        rate: float = 1.0,
+    ) -> "Result":
+        """Trains a model at fixed formats from an epoch to the end."""
+        fixed = to_fixed(model, assignment, self.input_range)
+        if first < self.epochs:
+            self.fit(fixed, first, self.epochs, rate=rate)
+        return Result(fixed, assignment)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a method found.
+
+    Args:
+        model: Trained model at fixed formats.
+        assignment: Its formats.
+    """
+
+    model: keras.Model
+    assignment: Assignment
