@@ -185,6 +185,8 @@ class InputQuantizer(_FormatQuantizer):
                     initializer="zeros",
                     trainable=False,
                     aggregation="mean",
+                    # A range is float32 under mixed precision too.
+                    autocast=False,
                 )
         return weights
 

@@ -75,6 +75,13 @@ class SearchableLayer(keras.layers.Layer):
         if self.input_quantizer is not None:
             self._input_state = self.input_quantizer.build(None, "input", self)
 
+    def add_weight(self, *args, name=None, **kwargs):
+        # Under mixed precision Keras would hand out a kernel that is rounded
+        # to 16 bits already, unlike the one that is exported.
+        if name == "kernel":
+            kwargs["autocast"] = False
+        return super().add_weight(*args, name=name, **kwargs)
+
     @property
     def is_fixed(self) -> bool:
         """Whether no format is left to choose."""
