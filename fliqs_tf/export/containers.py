@@ -11,6 +11,15 @@ LiteRT 2.3, with the default and with the plain kernels):
   byte. This is decoded at every call, so INT8 is preferred where it fits.
 - Wider formats: FLOAT16 and DEQUANTIZE, or BFLOAT16 and CAST, where exact.
 - The rest: FLOAT32.
+
+Speed is another matter: XNNPACK takes convolutions only with weights that are
+FLOAT32 or INT8 and DEQUANTIZE; others run in LiteRT's own kernels (ResNet-20
+on one x86-64 thread: 0.4 ms an image against 2 to 2.6 ms).
+
+They are written straight into the flatbuffer. `ai-edge-quantizer` can be given
+known scales by a registered algorithm, but its policy refuses INT4 for
+depthwise convolutions and it knows no tables, nor which tensor belongs to
+which layer; most of this package would stay beside it.
 """
 
 import numpy as np
