@@ -114,7 +114,8 @@ class SearchConfig(TrainConfig):
         method: `"fliqs"` (the search), or a method to compare it with, see
             `fliqs_tf.baselines`.
         cost: Cost that is bounded, see `fliqs.costs`.
-        cost_target: Its bound, as in `fliqs.SearchModel`.
+        cost_target: Its bound, as in `fliqs.SearchModel`. (Not used by
+            `"uniform:<format>"`.)
         reward: See `fliqs_tf.rewards`.
         beta: Weight of the cost in the reward.
         quality: `"loss"` or `"accuracy"`.
@@ -130,7 +131,7 @@ class SearchConfig(TrainConfig):
     space: str = "int_l"
     method: str = "fliqs"
     cost: str = "bitops"
-    cost_target: str = "1.25xint4"
+    cost_target: str | None = "1.25xint4"
     reward: str = "absolute"
     beta: float = 1.0
     quality: str = "loss"

@@ -10,6 +10,8 @@ from fliqs_tf.formats import get_format
 
 _DPI = 120
 _FLOAT_HATCH = "//"
+# From this ratio of costs on, an axis of costs is logarithmic.
+_LOGARITHMIC = 8.0
 
 
 def layer_formats(rows: Sequence[Mapping], path: str | os.PathLike) -> None:
@@ -136,29 +138,31 @@ def pareto(
 ) -> None:
     """Draws quality against cost, one series a method, and the front.
 
+    The axis of the cost is logarithmic where costs differ by more than 8.
+
     Args:
         points: Dictionaries with `method`, `cost` and `quality`; those of one
             method and one `target` (optional) become a mean with the standard
-            deviation as error bar.
+            deviation as error bar. A `label` (optional) is written beside it.
         path: PNG file.
         cost_label: Label of the cost, with its unit.
         quality_label: Label of the quality.
     """
     groups: dict[tuple, list] = {}
+    labels = {}
     for point in points:
         key = point["method"], point.get("target", point["cost"])
         groups.setdefault(key, []).append((point["cost"], point["quality"]))
+        labels[key] = point.get("label")
     if not groups:
         raise ValueError("A Pareto plot needs points. Received: none.")
     figure, axis = _subplots(1, 1, (7, 5))
-    means = []
+    means = {key: np.mean(values, axis=0) for key, values in groups.items()}
     for index, method in enumerate(dict.fromkeys(m for m, _ in groups)):
         series = sorted(
-            [
-                (*np.mean(values, axis=0), *np.std(values, axis=0))
-                for (name, _), values in groups.items()
-                if name == method
-            ]
+            (*means[key], *_deviations(values))
+            for key, values in groups.items()
+            if key[0] == method
         )
         cost, quality, cost_std, quality_std = np.array(series).T
         axis.errorbar(
@@ -171,14 +175,34 @@ def pareto(
             label=method,
             color=f"C{index}",
         )
-        means += list(zip(cost, quality, strict=True))
-    front = _front(means)
-    axis.step(*np.array(front).T, where="post", color="0.6", zorder=0)
+    costs = np.array(list(means.values()))[:, 0]
+    if costs.max() > _LOGARITHMIC * costs.min() > 0:
+        axis.set_xscale("log")
+    for key, mean in means.items():
+        if labels[key]:
+            axis.annotate(
+                labels[key],
+                mean,
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize=8,
+            )
+    front = _front([tuple(mean) for mean in means.values()])
+    axis.step(
+        *np.array(front).T, where="post", color="0.6", zorder=0, label="front"
+    )
     axis.set_xlabel(cost_label)
     axis.set_ylabel(quality_label)
     axis.grid(alpha=0.3)
     axis.legend()
     _save(figure, path)
+
+
+def _deviations(values):
+    """Standard deviation of each column, of the sample; 0 for one row."""
+    if len(values) == 1:
+        return (0.0, 0.0)
+    return tuple(np.std(values, axis=0, ddof=1))
 
 
 def _front(points):

@@ -1,6 +1,7 @@
 """Reports for people: a table of layers, and a page about a run."""
 
 import io
+import math
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -129,6 +130,88 @@ def proof_line(export: Mapping) -> str:
         f"{check['max_relative_error']:.1e} (tolerance "
         f"{check['tolerance']:.0e})."
     )
+
+
+def study_table(rows: Sequence[Mapping]) -> rich.table.Table:
+    """Table of a study: mean and standard deviation of what was measured.
+
+    Args:
+        rows: As `fliqs_tf.study.summarize` returns them.
+
+    Returns:
+        A table that `rich.print` shows.
+    """
+    return _study_table(rows, rich.box.SIMPLE_HEAD)
+
+
+def study_page(
+    config: Mapping,
+    rows: Sequence[Mapping],
+    state: str,
+    command: str,
+    pictures: Sequence[tuple[str, str]],
+) -> str:
+    """Writes the report of a study as Markdown.
+
+    Args:
+        config: Configuration of one of its runs, as plain data.
+        rows: As `fliqs_tf.study.summarize` returns them.
+        state: One sentence on how much of it is done.
+        command: Command line that makes it.
+        pictures: `(title, path relative to the page)`.
+    """
+    lines = [
+        f"# Study: {config['model']} on {config['dataset']}",
+        "",
+        f"    {command}",
+        "",
+        f"{state} Each has {config['epochs']} epochs of batches of "
+        f"{config['batch_size']}, search and retraining counted, from the same "
+        "model and data; accuracy is the fixed model's on the test split. "
+        "Mean ± standard deviation over seeds.",
+        "",
+        _markdown(_study_table(rows, rich.box.MARKDOWN)),
+    ]
+    for title, path in pictures:
+        lines += ["", f"## {title}", "", f"![{title}]({path})"]
+    return "\n".join(lines) + "\n"
+
+
+def _study_table(rows, box):
+    table = rich.table.Table(box=box)
+    table.add_column("Method", no_wrap=True)
+    table.add_column("Target")
+    numbers = {
+        "Runs": lambda row: str(row["runs"]),
+        "Accuracy (%)": lambda row: _spread(row["accuracy"], 100, 2),
+        f"Cost ({rows[0]['cost_unit']})": lambda row: _spread(row["cost"]),
+        "Of target (%)": lambda row: _spread(row["cost_ratio"], 100, 1),
+        "Size (KiB)": lambda row: _spread(row["size_mib"], 1024, 1),
+        "Time (s)": lambda row: _spread(row["seconds"], 1, 0),
+    }
+    for title in numbers:
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(
+            row["method"],
+            row["target"] or "-",
+            *(number(row) for number in numbers.values()),
+        )
+    return table
+
+
+def _spread(pair, factor=1.0, digits=None):
+    """Mean and deviation with as many decimals; by default 4 digits' worth."""
+    if pair is None:
+        return "-"
+    mean, deviation = pair
+    if digits is None:
+        magnitude = math.floor(math.log10(mean)) if mean else 0
+        digits = max(0, 3 - magnitude)
+    text = f"{mean * factor:.{digits}f}"
+    if deviation is None:
+        return text
+    return f"{text} ± {deviation * factor:.{digits}f}"
 
 
 def _table(rows, box):

@@ -49,7 +49,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     run = _Run(config)
     cost = costs.get(config.cost)
     target = None
-    if baselines.is_bounded(config.method):
+    if config.cost_target is not None and baselines.is_bounded(config.method):
         target = costs.target(cost, run.model, config.cost_target)
     task = baselines.Task(
         model=run.model,

@@ -1,0 +1,71 @@
+"""Flags of a study."""
+
+import shlex
+from collections.abc import Sequence
+
+from absl import flags
+
+from fliqs_tf import baselines
+from fliqs_tf.flags import run_flags
+from fliqs_tf.flags import search_flags
+from fliqs_tf.study import Study
+
+flags.adopt_module_key_flags(run_flags)
+flags.adopt_module_key_flags(search_flags)
+
+METHODS = flags.DEFINE_list(
+    "methods",
+    ["fliqs", "uniform:int4", "uniform:int8", "uniform:fp32"],
+    "Methods to compare, instead of --method: fliqs, or any of "
+    f"{', '.join(baselines.NAMES)}.",
+)
+TARGETS = flags.DEFINE_list(
+    "targets", None, "Cost targets, each as --cost_target (default: that one)."
+)
+SEEDS = flags.DEFINE_list(
+    "seeds", None, "Seeds of the runs (default: --seed alone)."
+)
+WORKERS = flags.DEFINE_integer(
+    "workers", 1, "Runs at a time, each in its own process.", lower_bound=1
+)
+
+# Flags that say where and how a study is run, not what it is.
+_PLACES = ("run_dir", "data_dir", "workers")
+
+
+def _are_methods(names):
+    return bool(names) and all(search_flags.is_method(name) for name in names)
+
+
+def _are_seeds(values):
+    return values is None or all(value.strip().isdigit() for value in values)
+
+
+flags.register_validator(METHODS, _are_methods)
+flags.register_validator(
+    SEEDS, _are_seeds, "Expected whole numbers of at least 0, with commas."
+)
+
+
+def study_from_flags() -> Study:
+    """The study that the flags describe."""
+    base = search_flags.search_config_from_flags()
+    return Study(
+        base,
+        METHODS.value,
+        TARGETS.value or [base.cost_target],
+        [int(seed) for seed in SEEDS.value or [base.seed]],
+    )
+
+
+def command(arguments: Sequence[str]) -> str:
+    """The command that makes a study, without where and how it is run."""
+    kept = []
+    values = iter(arguments)
+    for argument in values:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name not in _PLACES:
+            kept.append(argument)
+        elif not equals:
+            next(values, None)
+    return shlex.join(["python", "-m", "fliqs_tf.bin.study", *kept])

@@ -1,0 +1,240 @@
+"""A study: methods x targets x seeds, in one folder, with one report."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fliqs_tf import baselines
+from fliqs_tf import plots
+from fliqs_tf import report as reports
+from fliqs_tf.config import PLACES
+from fliqs_tf.config import SearchConfig
+from fliqs_tf.files import read_json
+from fliqs_tf.files import write_json
+from fliqs_tf.files import write_text
+from fliqs_tf.run_folder import RunFolder
+
+# What the report gives mean and standard deviation of.
+MEASURES = ("accuracy", "cost", "cost_ratio", "size_mib", "seconds")
+
+
+class Study:
+    """Runs that differ in method, target and seed only, and their results.
+
+    The folder holds `runs/<name>/` (see `RunFolder`), `results/<name>.json`
+    for every finished run, `logs/`, and the report: `report.md`, `pareto.png`,
+    `pareto_size.png`. More methods, targets and seeds may be added to it
+    later: finished runs stand.
+
+    Args:
+        base: What all runs share; its `run_dir` is the study's folder.
+        methods: Names of methods, see `SearchConfig`.
+        targets: Cost targets. A method that takes none runs once a seed.
+        seeds: Seeds.
+
+    Raises:
+        ValueError: If the folder holds another study.
+    """
+
+    def __init__(
+        self,
+        base: SearchConfig,
+        methods: Sequence[str],
+        targets: Sequence[str],
+        seeds: Sequence[int],
+    ):
+        self.root = pathlib.Path(base.run_dir)
+        self.runs = tuple(self._plan(base, methods, targets, seeds))
+        for config in self.runs:
+            self.is_finished(config)
+
+    def _plan(self, base, methods, targets, seeds):
+        # The seed varies slowest: early on, every method has results.
+        for seed in seeds:
+            for method in methods:
+                bounded = method == "fliqs" or baselines.is_bounded(method)
+                for target in targets if bounded else [None]:
+                    config = dataclasses.replace(
+                        base, method=method, cost_target=target, seed=seed
+                    )
+                    folder = self.root / "runs" / self.name(config)
+                    yield dataclasses.replace(config, run_dir=str(folder))
+
+    def create(self) -> None:
+        """Makes the folders."""
+        for name in ("runs", "results", "logs"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    def name(self, config: SearchConfig) -> str:
+        """Name of a run, fit for a file name."""
+        parts = [config.method, config.cost_target, f"seed{config.seed}"]
+        return "_".join(p.replace(":", "-") for p in parts if p is not None)
+
+    def result_path(self, config: SearchConfig) -> pathlib.Path:
+        """File of a run's result; stands once the run is finished."""
+        return self.root / "results" / f"{self.name(config)}.json"
+
+    def log_path(self, config: SearchConfig) -> pathlib.Path:
+        """File of what a run prints."""
+        return self.root / "logs" / f"{self.name(config)}.txt"
+
+    def is_finished(self, config: SearchConfig) -> bool:
+        """Whether a run of this study needs not be done again."""
+        path = self.result_path(config)
+        if not path.exists():
+            return False
+        differences = config.differences(read_json(path)["config"])
+        if differences:
+            changed = [
+                f"{name}={own!r} (there: {there!r})"
+                for name, (own, there) in differences.items()
+            ]
+            raise ValueError(
+                "A study's folder must be new, empty or hold results of the "
+                f"same configuration. Received: {path} of another: "
+                f"{', '.join(changed)}. Choose another folder, or delete it."
+            )
+        return True
+
+    def epochs_done(self, config: SearchConfig) -> int:
+        """How many epochs of a run are behind it."""
+        if self.is_finished(config):
+            return config.epochs
+        history = RunFolder(config).history
+        return len(read_json(history)) if history.exists() else 0
+
+    def add(self, config: SearchConfig, report: Mapping[str, Any]) -> None:
+        """Records the result of a finished run.
+
+        Args:
+            config: The run.
+            report: What its `report.json` holds. The result leaves out the
+                history of the epochs, and where the run was.
+        """
+        layers = {
+            row["path"]: {
+                "weight": row["weight_format"],
+                "input": row["input_format"],
+            }
+            for row in report["layers"]
+        }
+        export = report["export"]
+        write_json(
+            self.result_path(config),
+            {
+                "config": {
+                    key: value
+                    for key, value in report["config"].items()
+                    if key not in PLACES
+                },
+                "versions": report["versions"],
+                "result": report["result"],
+                "formats": layers,
+                "file_bytes": export["file_bytes"],
+                "verification": export["verification"],
+            },
+        )
+
+    def result(self, config: SearchConfig) -> dict:
+        """Result of a finished run, as `add` recorded it."""
+        return read_json(self.result_path(config))
+
+    def results(self) -> list[dict]:
+        """Results of the finished runs, in the order of the study."""
+        return [
+            self.result(config)
+            for config in self.runs
+            if self.is_finished(config)
+        ]
+
+    def write_report(self, command: str) -> list[dict]:
+        """Writes `report.md` and its pictures from what is finished.
+
+        Args:
+            command: Command line that makes the study, for the report.
+
+        Returns:
+            The rows of its table, see `summarize`.
+        """
+        results = self.results()
+        rows = summarize(results)
+        unit = results[0]["result"]["cost_unit"]
+        pictures = {
+            "cost": (f"Accuracy against cost ({unit})", "pareto.png"),
+            "size_mib": ("Accuracy against size (MiB)", "pareto_size.png"),
+        }
+        for measure, (title, name) in pictures.items():
+            plots.pareto(
+                _points(results, measure),
+                self.root / name,
+                cost_label=title.split("against ")[1],
+                quality_label="accuracy (%)",
+            )
+        page = reports.study_page(
+            results[0]["config"],
+            rows,
+            f"{len(results)} of {len(self.runs)} runs are finished.",
+            command,
+            list(pictures.values()),
+        )
+        write_text(self.root / "report.md", page)
+        return rows
+
+
+def summarize(results: Iterable[Mapping]) -> list[dict]:
+    """Mean and standard deviation of results, by method and target.
+
+    Args:
+        results: As `Study.results` returns them.
+
+    Returns:
+        One dictionary a method and target: `method`, `target`, `runs`,
+        `cost_unit` and, for each of `MEASURES`, `(mean, standard deviation)`:
+        of the sample, with `runs - 1`; `None` for one run. The pair is `None`
+        if the measure does not apply.
+    """
+    groups: dict[tuple, list] = {}
+    for item in results:
+        config = item["config"]
+        key = config["method"], config["cost_target"]
+        groups.setdefault(key, []).append(item["result"])
+    rows = []
+    for (method, target), group in groups.items():
+        row = {
+            "method": method,
+            "target": target,
+            "runs": len(group),
+            "cost_unit": group[0]["cost_unit"],
+        }
+        for name in MEASURES:
+            row[name] = _mean_and_deviation([item[name] for item in group])
+        rows.append(row)
+    return rows
+
+
+def _mean_and_deviation(values):
+    if None in values:
+        return None
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values)), deviation
+
+
+def _points(results, measure):
+    points = []
+    for item in results:
+        method, _, fmt = item["config"]["method"].partition(":")
+        points.append(
+            {
+                "method": method,
+                "target": fmt or item["config"]["cost_target"],
+                "label": fmt,
+                "cost": item["result"][measure],
+                "quality": 100 * item["result"]["accuracy"],
+            }
+        )
+    return points
