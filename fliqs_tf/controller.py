@@ -128,7 +128,14 @@ class Controller(keras.layers.Layer):
         return descent / len(policy.decisions)
 
     def update(
-        self, policy, sample, reward, progress, frozen, simulated=None
+        self,
+        policy,
+        sample,
+        reward,
+        progress,
+        frozen,
+        simulated=None,
+        share=1.0,
     ) -> None:
         """Learns from one sample.
 
@@ -141,6 +148,8 @@ class Controller(keras.layers.Layer):
             simulated: `(samples, rewards)`, int32 `(cost_samples, decisions)`
                 and float32 `(cost_samples,)`: what is known of the reward
                 without running the model, then not part of `reward`.
+            share: Weight of this sample's gradient; optimizers sum over
+                replicas.
         """
         self.baseline.assign(
             numerics.running_mean(
@@ -158,7 +167,7 @@ class Controller(keras.layers.Layer):
         # Not under a condition: optimizers synchronise replicas, which no
         # branch may do. What an idle step has done is undone instead.
         self.optimizer.apply(
-            [ops.where(learns, gradient, 0.0)], [policy.logits]
+            [ops.where(learns, gradient * share, 0.0)], [policy.logits]
         )
         policy.logits.assign(ops.where(learns, policy.logits, before))
         steps = self.optimizer.iterations

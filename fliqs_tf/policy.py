@@ -100,6 +100,16 @@ class Policy(keras.layers.Layer):
         gradient = -p * (log_p + self.entropy()[:, None])
         return ops.where(self._is_option, gradient, 0.0)
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras saves the state of no random generator.
+        store["random_state"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        saved = {key: store[key] for key in store.keys()}
+        self.seed_generator.state.assign(saved.pop("random_state"))
+        super().load_own_variables(saved)
+
     def _one_hot(self, sample):
         return ops.one_hot(sample, self._padding.shape[1], dtype="float32")
 

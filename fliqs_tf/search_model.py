@@ -235,7 +235,14 @@ class SearchModel(keras.Model):
         progress = ops.cast(self.step, "float32") / ops.cast(
             ops.maximum(self.total_steps, 1), "float32"
         )
-        sample = ops.where(frozen, self.frozen_sample, self.policy.sample()[0])
+        replica = tf.distribute.get_replica_context()
+        # All replicas draw the same list, and each takes its own row.
+        samples = self.policy.sample(replica.num_replicas_in_sync)
+        sample = ops.where(
+            frozen,
+            self.frozen_sample,
+            samples[replica.replica_id_in_sync_group],
+        )
         self._choose(
             sample,
             ops.logical_or(
@@ -256,13 +263,15 @@ class SearchModel(keras.Model):
         self.optimizer.apply(tape.gradient(scaled, weights), weights)
 
         # Keras divides the loss by the number of replicas.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        loss = ops.cast(loss, "float32") * replicas
+        loss = ops.cast(loss, "float32") * replica.num_replicas_in_sync
         quality = -loss if self.quality == "loss" else _accuracy(y, y_pred)
         cost = self.budget.of_tensor(sample)
         ratio = cost / self.budget.target
         reward = self._reward(quality, ratio, self.beta)
-        self._update_policy(sample, quality, reward, progress, frozen)
+        self._update_policy(
+            *(sample, quality, reward, progress, frozen),
+            replicas=replica.num_replicas_in_sync,
+        )
         self.step.assign(self.step + 1)
 
         entropy = ops.where(frozen, 0.0, ops.mean(self.policy.entropy()))
@@ -277,7 +286,9 @@ class SearchModel(keras.Model):
             self._trackers[name].update_state(value)
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def _update_policy(self, sample, quality, reward, progress, frozen):
+    def _update_policy(
+        self, sample, quality, reward, progress, frozen, replicas
+    ):
         count = self.controller.cost_samples
         simulated = None
         if count > 1:
@@ -286,7 +297,8 @@ class SearchModel(keras.Model):
             simulated = samples, self._reward(0.0, ratios, self.beta)
             reward = quality
         self.controller.update(
-            self.policy, sample, reward, progress, frozen, simulated
+            *(self.policy, sample, reward, progress, frozen, simulated),
+            share=1.0 / replicas,
         )
 
     def test_step(self, data):
@@ -348,10 +360,33 @@ class SearchModel(keras.Model):
         self.frozen.assign(1)
 
     def _affordable_sample(self):
-        if int(self.frozen):
-            return np.asarray(self.frozen_sample)
+        if _number(self.frozen):
+            return ops.convert_to_numpy(self.frozen_sample)
         log_p = ops.convert_to_numpy(self.policy.log_probabilities())
         return self.budget.most_probable(log_p, _USED.get(self.reward, 0.0))
+
+    def _random_states(self):
+        """States of random generators of the searched model (of dropout)."""
+        model = self.searchable_model
+        saved = {id(variable) for variable in model.weights}
+        return {
+            f"random_state_{number}": variable
+            for number, variable in enumerate(
+                v for v in model.non_trainable_variables if id(v) not in saved
+            )
+        }
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras saves them nowhere, and a run must resume exactly.
+        for key, variable in self._random_states().items():
+            store[key] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        saved = {key: store[key] for key in store.keys()}
+        for key, variable in self._random_states().items():
+            variable.assign(saved.pop(key))
+        super().load_own_variables(saved)
 
     def get_config(self):
         return {
@@ -386,11 +421,11 @@ class _Run(keras.callbacks.Callback):
                 "A search must know its number of steps. Received: data of "
                 "unknown length. Pass `steps_per_epoch` to `fit`."
             )
-        if not int(self.model.frozen):
+        if not _number(self.model.frozen):
             self.model.total_steps.assign(steps * self.params["epochs"])
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._first_step = int(self.model.step)
+        self._first_step = _number(self.model.step)
 
     def on_train_batch_end(self, batch, logs=None):
         step = self._first_step + batch + 1
@@ -405,12 +440,12 @@ class _Run(keras.callbacks.Callback):
         self._freeze_if_due(step)
 
     def on_train_end(self, logs=None):
-        self._freeze_if_due(int(self.model.step))
+        self._freeze_if_due(_number(self.model.step))
 
     def _freeze_if_due(self, step):
         model = self.model
-        due = model.controller.freeze * int(model.total_steps)
-        if step < due or int(model.frozen):
+        due = model.controller.freeze * _number(model.total_steps)
+        if step < due or _number(model.frozen):
             return
         model.freeze()
         if self._batches is None:
@@ -430,6 +465,11 @@ def _batches(x, batch_size):
     if isinstance(x, np.ndarray) or tf.is_tensor(x):
         return tf.data.Dataset.from_tensor_slices(x).batch(batch_size)
     return None
+
+
+def _number(variable):
+    """Value of an integer variable, also of one that replicas share."""
+    return int(ops.convert_to_numpy(variable))
 
 
 def _as_list(callbacks):
