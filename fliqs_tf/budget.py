@@ -1,4 +1,4 @@
-"""A cost as tables over decisions: the price of a sample, and what fits."""
+"""Costs as tables over decisions: the price of a sample, and what fits."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,34 +6,30 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-import scipy.optimize
-import scipy.sparse
 from keras import ops
 
+from fliqs_tf import costs
+from fliqs_tf.costs import AnyCost
 from fliqs_tf.costs import Cost
 from fliqs_tf.costs import LayerProfile
+from fliqs_tf.costs import PeakCost
+from fliqs_tf.costs import profile
+from fliqs_tf.integer_program import SLACK
+from fliqs_tf.integer_program import Program
+from fliqs_tf.integer_program import Term
+from fliqs_tf.integer_program import cost_of
 from fliqs_tf.space import Decision
 
-# Of the cost, so that a target of exactly the cheapest assignment is met.
-_SLACK = 1e-9
 
-
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """The cost of one layer.
-
-    Args:
-        path: Path of the layer.
-        weight: Number of the decision on its weights.
-        inputs: Number of the decision on its inputs: the same one if both are
-            tied, or if the inputs are not quantized.
-        table: float64 `(weight options, input options)`, in the cost's unit.
-    """
-
-    path: str
-    weight: int
-    inputs: int
-    table: np.ndarray
+def cost_terms(
+    cost: AnyCost,
+    model: keras.Model,
+    decisions: Sequence[Decision],
+) -> list[Term]:
+    """Builds the terms of a cost of a searchable model."""
+    if isinstance(cost, PeakCost):
+        return peak_terms(cost, model, decisions)
+    return layer_terms(cost, profile(model), decisions)
 
 
 def layer_terms(
@@ -49,28 +45,71 @@ def layer_terms(
         if weight is None:
             weight = numbers[path, "weight_format"]
             inputs = numbers.get((path, "input_format"))
+            options = decisions[weight].options
+            if inputs is None:
+                column = cost.table(layer, options, [None])
+                table = np.repeat(column, len(options), axis=1)
+                inputs = weight
+            else:
+                table = cost.table(layer, options, decisions[inputs].options)
         else:
             inputs = weight
-        options = decisions[weight].options
-        if inputs is None:
-            column = cost.table(layer, options, [None])
-            table = np.repeat(column, len(options), axis=1)
-            inputs = weight
-        else:
-            table = cost.table(layer, options, decisions[inputs].options)
+            # Tied: a cost need not know of other pairs.
+            options = decisions[weight].options
+            table = np.diag([cost.layer_cost(layer, f, f) for f in options])
         terms.append(Term(path, weight, inputs, table))
     return terms
 
 
-class Budget:
-    """A cost that must not exceed a target.
+def peak_terms(
+    cost: PeakCost, model: keras.Model, decisions: Sequence[Decision]
+) -> list[Term]:
+    """Builds the terms of a largest sum; they depend on inputs only."""
+    numbers = {
+        d.path: i for i, d in enumerate(decisions) if d.kind != "weight_format"
+    }
+    terms = []
+    for group, tensors in enumerate(cost.sums(model)):
+        for elements, path in tensors:
+            decision = None if path is None else numbers.get(path)
+            if decision is None:
+                # No decision changes it: a constant under any of them.
+                size = len(decisions[0].options)
+                row = np.full(size, cost.tensor_cost(elements, None))
+                decision = 0
+            else:
+                options = decisions[decision].options
+                row = np.array([cost.tensor_cost(elements, f) for f in options])
+            table = np.repeat(row[:, None], len(row), axis=1)
+            terms.append(Term(path or "", decision, decision, table, group))
+    return terms
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """Another cost that must not exceed a target either.
 
     Args:
         cost: The cost.
-        terms: Its terms, one a layer.
+        terms: Its terms.
+        target: Largest cost allowed, in the cost's unit.
+    """
+
+    cost: AnyCost
+    terms: Sequence[Term]
+    target: float
+
+
+class Budget:
+    """A cost that must not exceed a target, perhaps with others.
+
+    Args:
+        cost: The cost.
+        terms: Its terms.
         decisions: The decisions that the terms number.
         target: Largest cost allowed, in the cost's unit; `None` for the
             largest that the space can reach.
+        bounds: Further costs that the result has to keep.
 
     Raises:
         ValueError: If no assignment fits, or all of them are below the target.
@@ -78,13 +117,15 @@ class Budget:
 
     def __init__(
         self,
-        cost: Cost,
+        cost: AnyCost,
         terms: Sequence[Term],
         decisions: Sequence[Decision],
         target: float | None,
+        bounds: Sequence[Bound] = (),
     ):
         self.cost = cost
         self.terms = tuple(terms)
+        self.bounds = tuple(bounds)
         self._sizes = [len(d.options) for d in decisions]
         size = max(self._sizes)
         self._tables = np.zeros((len(self.terms), size, size))
@@ -93,24 +134,50 @@ class Budget:
             table[:rows, :columns] = term.table
         self._weight = np.array([t.weight for t in self.terms])
         self._inputs = np.array([t.inputs for t in self.terms])
-        self.lowest, self.highest = self._bounds()
+        self._groups = np.array([t.group for t in self.terms], np.int32)
+        self._program = Program(
+            self._sizes, [self.terms, *(bound.terms for bound in bounds)]
+        )
+        for number, bound in enumerate(bounds, start=1):
+            lowest = self._program.lowest(number, {})
+            if not _fits(lowest, bound.target):
+                raise ValueError(
+                    f"The bound of {bound.cost.name!r} must be at least "
+                    f"{lowest:.6g} {bound.cost.unit}, that of the cheapest "
+                    f"assignment of the space. Received: {bound.target:.6g} "
+                    f"{bound.cost.unit}. Raise it, or choose another space."
+                )
+        self._limits = {
+            number: bound.target for number, bound in enumerate(bounds, start=1)
+        }
+        lowest = self._program.lowest(0, self._limits)
+        if lowest is None:
+            raise ValueError(
+                "The bounds must allow some assignment together. Received: "
+                + ", ".join(
+                    f"{b.cost.name} {b.target:.6g} {b.cost.unit}"
+                    for b in bounds
+                )
+                + ", each of which can be kept, but not all. Raise one."
+            )
+        self.lowest = lowest
+        self.highest = self._program.highest(0, self._limits)
         self.target = self.highest if target is None else target
-        if not self._fits(self.lowest) or self.target > self.highest * (
-            1 + _SLACK
-        ):
+        # A target that only the bounds keep from being reached is no mistake.
+        top = self._program.highest(0, {}) if bounds else self.highest
+        if not _fits(self.lowest, self.target) or not _fits(self.target, top):
+            within = ", within the bounds" if bounds else ""
             raise ValueError(
                 f"The cost target must lie between {self.lowest:.6g} and "
-                f"{self.highest:.6g} {cost.unit}, the cheapest and the dearest "
-                f"assignment of the space. Received: {self.target:.6g} "
-                f"{cost.unit}. Choose a target between them, or another space."
+                f"{top:.6g} {cost.unit}, the cheapest and the dearest "
+                f"assignment of the space{within}. Received: "
+                f"{self.target:.6g} {cost.unit}. Choose a target between them, "
+                "or another space."
             )
 
     def of(self, sample: np.ndarray) -> float:
         """Cost of a sample, `(decisions,)` option numbers, in plain Python."""
-        sample = np.asarray(sample)
-        rows = np.arange(len(self.terms))
-        chosen = sample[self._weight], sample[self._inputs]
-        return float(self._tables[rows, *chosen].sum())
+        return cost_of(self.terms, np.asarray(sample))
 
     def of_tensor(self, sample):
         """Costs of samples, int32 `(..., decisions)`, as float32 `(...)`."""
@@ -122,21 +189,29 @@ class Budget:
             + ops.take(sample, self._inputs, axis=-1)
             + index
         )
-        return ops.sum(ops.take(flat, index), axis=-1)
+        values = ops.take(flat, index)
+        groups = int(self._groups.max()) + 1
+        if groups == 1:
+            return ops.sum(values, axis=-1)
+        sums = ops.segment_sum(
+            ops.moveaxis(values, -1, 0), self._groups, num_segments=groups
+        )
+        return ops.max(sums, axis=0)
 
     def most_probable(
         self, log_probabilities: np.ndarray, used: float = 0.0
     ) -> np.ndarray:
-        """The most probable sample whose cost does not exceed the target.
+        """The most probable sample whose costs do not exceed their targets.
 
         An integer program: maximise the sum of the chosen options'
-        log-probabilities under a linear constraint.
+        log-probabilities under linear constraints.
 
         Args:
             log_probabilities: `(decisions, options)`, padded to the largest
                 number of options.
             used: Share of the target that the cost should reach. Where no
-                sample lies between, cheaper ones are allowed.
+                sample lies between, cheaper ones are allowed. Not for costs
+                that are a largest sum.
 
         Returns:
             int32 `(decisions,)`.
@@ -147,84 +222,56 @@ class Budget:
         # Options that the policy has ruled out stay finite, so that the
         # program is well scaled.
         scores = np.maximum(np.concatenate(rows), -1e3)
-        one_hot, products, coefficients = self._program()
-        objective = np.zeros_like(coefficients)
-        objective[: len(scores)] = -scores
-
-        def within(share):
-            limit = scipy.optimize.LinearConstraint(
-                coefficients / self.target, share, 1 + _SLACK
+        limits = {0: self.target, **self._limits}
+        sample = self._program.best(scores, limits, used)
+        if sample is None:
+            sample = self._program.best(scores, limits)
+        if sample is None:
+            raise RuntimeError(
+                "The budget must have a solution, as it had when it was made. "
+                f"Received: cost={self.cost.name!r}, target={self.target:.9g}. "
+                "Raise the target or the bounds a little."
             )
-            return _solve(objective, one_hot, products, [limit], self._sizes)
+        return sample
 
-        sample = within(used)
-        return within(0.0) if sample is None else sample
 
-    def _fits(self, cost):
-        return cost <= self.target * (1 + _SLACK)
+def _fits(cost, target):
+    return cost <= target * (1 + SLACK)
 
-    def _bounds(self):
-        one_hot, products, coefficients = self._program()
-        return tuple(
-            self.of(_solve(objective, one_hot, products, [], self._sizes))
-            for objective in (coefficients, -coefficients)
+
+def make_budget(
+    model: keras.Model,
+    decisions: Sequence[Decision],
+    cost: AnyCost,
+    target: float | str | None,
+    bounds: Mapping[str | AnyCost, float | str] = {},  # noqa: B006
+) -> Budget:
+    """Builds the budget of a searchable model, targets as people say them.
+
+    Args:
+        model: Searchable model.
+        decisions: Its decisions.
+        cost: The cost.
+        target: Its target, see `costs.target`; `None` for no bound.
+        bounds: Further costs -> targets.
+
+    Raises:
+        ValueError: If a target is of another form, or nothing fits.
+    """
+    if target is not None:
+        target = costs.target(cost, model, target)
+    others = [
+        Bound(
+            other,
+            cost_terms(other, model, decisions),
+            costs.target(other, model, value, "bounds"),
         )
-
-    def _program(self):
-        """Variables: one for each option, then one for each option pair.
-
-        A pair variable of a term with two decisions is the product of its two
-        options, linearised: rows and columns of the pairs sum to the options.
-        """
-        starts = np.concatenate([[0], np.cumsum(self._sizes)])
-        coefficients = [np.zeros(starts[-1])]
-        rows = []
-        count = starts[-1]
-        for term in self.terms:
-            weights = starts[term.weight] + np.arange(term.table.shape[0])
-            if term.weight == term.inputs:
-                coefficients[0][weights] += np.diag(term.table)
-                continue
-            inputs = starts[term.inputs] + np.arange(term.table.shape[1])
-            pairs = count + np.arange(term.table.size)
-            pairs = pairs.reshape(term.table.shape)
-            rows += [(pairs[i], w) for i, w in enumerate(weights)]
-            rows += [(pairs[:, i], v) for i, v in enumerate(inputs)]
-            coefficients.append(term.table.ravel())
-            count += term.table.size
-        one_hot = scipy.sparse.lil_array((len(self._sizes), count))
-        for decision, (start, end) in enumerate(
-            zip(starts[:-1], starts[1:], strict=True)
-        ):
-            one_hot[decision, start:end] = 1
-        products = scipy.sparse.lil_array((len(rows), count))
-        for row, (pairs, option) in enumerate(rows):
-            products[row, pairs] = 1
-            products[row, option] = -1
-        return one_hot, products, np.concatenate(coefficients)
-
-
-def _solve(objective, one_hot, products, limits, sizes):
-    """Solves the program of `Budget`; `None` if it has no solution."""
-    constraints = [
-        scipy.optimize.LinearConstraint(one_hot.tocsr(), 1, 1),
-        *limits,
+        for other, value in (
+            (costs.get(name), value) for name, value in bounds.items()
+        )
     ]
-    if products.shape[0]:
-        constraints.append(
-            scipy.optimize.LinearConstraint(products.tocsr(), 0, 0)
-        )
-    result = scipy.optimize.milp(
-        objective / (np.abs(objective).max() or 1.0),
-        integrality=(np.arange(len(objective)) < sum(sizes)).astype(int),
-        bounds=scipy.optimize.Bounds(0, 1),
-        constraints=constraints,
-    )
-    if result.x is None:
-        return None
-    ends = np.cumsum(sizes)[:-1]
-    options = np.split(result.x[: sum(sizes)], ends)
-    return np.array([np.argmax(x) for x in options], np.int32)
+    terms = cost_terms(cost, model, decisions)
+    return Budget(cost, terms, decisions, target, others)
 
 
 def model_decisions(

@@ -1,11 +1,13 @@
 """What a model costs when its layers have given formats.
 
-A cost is a sum over layers of a number that depends on the layer's weight
+A `Cost` is a sum over layers of a number that depends on the layer's weight
 format and input format only, so that a search needs one small table a layer.
+A `PeakCost` is the largest of several such sums.
 """
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -14,6 +16,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from fliqs_tf import cost_tables
+from fliqs_tf import memory
 from fliqs_tf.assignment import Assignment
 from fliqs_tf.convert import check_assignment
 from fliqs_tf.formats import get_format
@@ -25,6 +29,9 @@ from fliqs_tf.layers.base import searchable_layers
 # An input that is not quantized is charged as what it is.
 _UNQUANTIZED = "fp32"
 _RATIO = re.compile(r"(\d*\.?\d+)\s*x\s*(\w+)")
+_PER_CENT = re.compile(r"(\d*\.?\d+)\s*%")
+_FLOAT = "fp32"
+_TABLE = "table:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +42,7 @@ class LayerProfile:
         path: Path of the layer.
         kind: Class name of the Keras layer.
         macs: Multiply-accumulates of one sample, over all calls.
+        inputs: Elements of the inputs of one sample, over all calls.
         weights: Elements of the kernel.
         scales: Scales of the kernel.
         biases: Elements of the bias.
@@ -43,6 +51,7 @@ class LayerProfile:
     path: str
     kind: str
     macs: int
+    inputs: int
     weights: int
     scales: int
     biases: int
@@ -78,6 +87,7 @@ def _profile_layer(path, layer, input_shapes):
                 "fixed input shape."
             )
         macs += form.macs(layer, shape)
+    inputs = sum(math.prod(shape[1:]) for shape in input_shapes)
     axes = form.kernel_scale_axis
     axes = (axes,) if isinstance(axes, int) else axes
     kernel, bias = layer.kernel.shape, layer.bias
@@ -85,6 +95,7 @@ def _profile_layer(path, layer, input_shapes):
         path,
         next(c.__name__ for c in type(layer).__mro__ if _is_keras(c)),
         macs,
+        inputs,
         weights=int(np.prod(kernel)),
         scales=int(np.prod([kernel[axis] for axis in axes])),
         biases=0 if bias is None else int(np.prod(bias.shape)),
@@ -136,12 +147,7 @@ class Cost:
         Raises:
             ValueError: If the assignment does not fit the model.
         """
-        model = getattr(model, "searchable_model", model)
-        if isinstance(assignment, str):
-            assignment = Assignment.uniform(model, assignment)
-        elif not isinstance(assignment, Assignment):
-            assignment = Assignment(assignment)
-        check_assignment(model, assignment)
+        model, assignment = _checked(model, assignment)
         profiles = profile(model)
         return sum(
             self.layer_cost(profiles[path], *assignment.formats(path))
@@ -166,6 +172,66 @@ class Cost:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class PeakCost:
+    """Peak activation memory: a maximum of sums, see `fliqs_tf.memory`.
+
+    Args:
+        name: Name, as `get` takes it.
+        unit: Unit of the numbers it returns.
+        per_unit: Bytes in one unit.
+    """
+
+    name: str
+    unit: str
+    per_unit: float
+
+    def __call__(self, model: keras.Model, assignment: str | Mapping) -> float:
+        """Returns the cost in `unit`; see `Cost`."""
+        model, assignment = _checked(model, assignment)
+        return max(
+            sum(
+                self.tensor_cost(
+                    elements,
+                    None if path is None else assignment.formats(path)[1],
+                )
+                for elements, path in tensors
+            )
+            for tensors in self.sums(model)
+        )
+
+    def sums(self, model: keras.Model) -> list[list[tuple[int, str | None]]]:
+        """The sums whose largest is the cost.
+
+        Returns:
+            For each of them, the elements of its tensors and the path of the
+            layer whose input format they have, `None` for float32.
+        """
+        return [
+            tensors
+            for live in memory.live_tensors(model)
+            for tensors in memory.widest_choices(live)
+        ]
+
+    def tensor_cost(self, elements: int, inputs: str | None) -> float:
+        """Cost of a tensor of a format in `unit`."""
+        bits = get_format(inputs or _UNQUANTIZED).bits
+        return elements * bits / 8 / self.per_unit
+
+
+AnyCost = Cost | PeakCost
+
+
+def _checked(model, assignment) -> tuple[keras.Model, Assignment]:
+    model = getattr(model, "searchable_model", model)
+    if isinstance(assignment, str):
+        assignment = Assignment.uniform(model, assignment)
+    elif not isinstance(assignment, Assignment):
+        assignment = Assignment(assignment)
+    check_assignment(model, assignment)
+    return model, assignment
+
+
 def _bitops(layer, weight, inputs):
     """`MACs * bits_weight * bits_input` (FLIQS; its figures' GBOPs)."""
     bits = get_format(inputs or _UNQUANTIZED).bits
@@ -173,44 +239,71 @@ def _bitops(layer, weight, inputs):
 
 
 def _size(layer, weight, inputs):
-    """Bytes of packed weights, float32 scales and float32 biases."""
+    """Bytes of packed weights, float32 scales and float32 biases.
+
+    What a file of exactly these widths would hold of the layer: convolutions
+    in LiteRT always have biases, into which batch norm is folded. Left out are
+    what does not depend on formats (layers that are not searched, norms that
+    are not folded, the file's own structure) and the wider containers of
+    formats that LiteRT has no type for, which the export's report lists.
+    """
     del inputs
     fmt = get_format(weight)
+    biases = layer.biases
+    if "Conv" in layer.kind:
+        biases = max(biases, layer.scales)
     scales = layer.scales if fmt.is_scaled else 0
-    return layer.weights * fmt.bits / 8 + 4 * (scales + layer.biases)
+    return layer.weights * fmt.bits / 8 + 4 * (scales + biases)
 
 
-_COSTS = {
+_COSTS: dict[str, AnyCost] = {
     "bitops": Cost("bitops", "GBOPs", _bitops, 1e9),
     "size": Cost("size", "MiB", _size, 2.0**20),
+    "memory": PeakCost("memory", "KiB", 2.0**10),
 }
 NAMES = tuple(_COSTS)
 
 
-def get(name: str | Cost) -> Cost:
-    """Returns the cost of a name: `"bitops"` (GBOPs) or `"size"` (MiB).
+def get(name: str | AnyCost) -> AnyCost:
+    """Returns the cost of a name.
+
+    Args:
+        name: `"bitops"` (GBOPs), `"size"` (MiB), `"memory"` (KiB of
+            activations at the peak), or `"table:<file.json>"` for the numbers
+            of a file, see `fliqs_tf.cost_tables`. Shipped are
+            `"table:mac_power_28nm.json"` and `"table:mac_area_28nm.json"`.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or the file is no such table.
     """
-    if isinstance(name, Cost):
+    if isinstance(name, Cost | PeakCost):
         return name
+    if isinstance(name, str) and name.startswith(_TABLE):
+        table = cost_tables.read(name.removeprefix(_TABLE))
+        return Cost(name, table.unit, table.cost, table.per_unit)
     if name not in _COSTS:
         raise ValueError(
-            f"`cost` must be one of {', '.join(NAMES)}. Received: "
-            f"cost={name!r}."
+            f"`cost` must be one of {', '.join(NAMES)} or table:<file.json>. "
+            f"Received: cost={name!r}."
         )
     return _COSTS[name]
 
 
-def target(cost: Cost, model: keras.Model, value: float | str) -> float:
+def target(
+    cost: AnyCost,
+    model: keras.Model,
+    value: float | str,
+    name: str = "cost_target",
+) -> float:
     """Reads a cost target as people say it.
 
     Args:
         cost: The cost that is bounded.
         model: The model.
-        value: A number in the cost's unit, or a multiple of the cost of a
-            uniform format, such as `"1.25xint4"`.
+        value: A number in the cost's unit, a multiple of the cost of a uniform
+            format, such as `"1.25xint4"`, or a per cent of the float32 model's
+            cost, such as `"10%"`.
+        name: Name of the argument, for the error.
 
     Returns:
         The target in the cost's unit.
@@ -218,9 +311,11 @@ def target(cost: Cost, model: keras.Model, value: float | str) -> float:
     Raises:
         ValueError: If the value is of another form or not positive.
     """
-    match = _RATIO.fullmatch(str(value).strip())
-    if match:
+    text = str(value).strip()
+    if match := _RATIO.fullmatch(text):
         number = float(match[1]) * cost(model, match[2])
+    elif match := _PER_CENT.fullmatch(text):
+        number = float(match[1]) / 100 * cost(model, _FLOAT)
     else:
         try:
             number = float(value)
@@ -228,8 +323,33 @@ def target(cost: Cost, model: keras.Model, value: float | str) -> float:
             number = float("nan")
     if not (np.isfinite(number) and number > 0):
         raise ValueError(
-            f"`cost_target` must be a positive number of {cost.unit}, or a "
-            "multiple of a uniform format's cost such as '1.25xint4'. "
-            f"Received: cost_target={value!r}."
+            f"`{name}` must be a positive number of {cost.unit}, a multiple of "
+            "a uniform format's cost such as '1.25xint4', or a per cent of the "
+            f"float32 model's such as '10%'. Received: {name}={value!r}."
         )
     return number
+
+
+def parse_bounds(text: str) -> dict[str, str]:
+    """Reads bounds as a flag gives them.
+
+    Args:
+        text: `"size:0.05,memory:50%"`: costs and targets (see `target`).
+
+    Returns:
+        Name of the cost -> target.
+
+    Raises:
+        ValueError: If it is of another form, or a cost stands twice.
+    """
+    bounds: dict[str, str] = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        # The name of a table has a colon too.
+        name, _, value = item.rpartition(":")
+        if not name or not value or name in bounds:
+            raise ValueError(
+                "`bounds` must be costs and their targets, each cost once, "
+                f"such as 'size:0.05,memory:50%'. Received: bounds={text!r}."
+            )
+        bounds[name] = value
+    return bounds

@@ -1,5 +1,6 @@
 """The search: one `train_step` for the weights and for the policy."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import keras
@@ -11,8 +12,7 @@ from keras import ops
 from fliqs_tf import costs
 from fliqs_tf import rewards
 from fliqs_tf.assignment import Assignment
-from fliqs_tf.budget import Budget
-from fliqs_tf.budget import layer_terms
+from fliqs_tf.budget import make_budget
 from fliqs_tf.budget import model_decisions
 from fliqs_tf.controller import Controller
 from fliqs_tf.convert import to_fixed
@@ -57,10 +57,11 @@ class SearchModel(keras.Model):
         model: Built Functional or Sequential model: a plain one, or one whose
             layers are searchable already (then without `space` and `rules`).
         space: Formats to choose from, see `to_searchable`.
-        cost: `"bitops"`, `"size"` or a `fliqs.costs.Cost`.
-        cost_target: Largest cost of the result: a number in the cost's unit or
-            a multiple of a uniform format's, such as `"1.25xint4"`. `None` for
-            no bound.
+        cost: What the reward weighs: a name that `fliqs.costs.get` takes, or a
+            `fliqs.costs.Cost`.
+        cost_target: Largest cost of the result: a number in the cost's unit, a
+            multiple of a uniform format's, such as `"1.25xint4"`, or a per
+            cent of float32's, such as `"10%"`. `None` for no bound.
         rules: Exceptions for some layers, see `to_searchable`.
         reward: Name of a function of `fliqs_tf.rewards`.
         beta: Weight of the cost in the reward, in units of the quality.
@@ -68,13 +69,15 @@ class SearchModel(keras.Model):
             batch, in [0, 1]).
         input_range: See `to_searchable`.
         seed: Seed of the sampling.
+        bounds: Further costs -> targets of the same forms as `cost_target`.
+            The reward knows nothing of them, but the result keeps them.
     """
 
     def __init__(
         self,
         model: keras.Model,
         space: str | Sequence[str] | None = None,
-        cost: str | costs.Cost = "bitops",
+        cost: str | costs.AnyCost = "bitops",
         cost_target: float | str | None = None,
         rules: Sequence[Rule] = (),
         reward: str = "absolute",
@@ -82,6 +85,7 @@ class SearchModel(keras.Model):
         quality: str = "loss",
         input_range: str = "ema",
         seed: int = 0,
+        bounds: Mapping[str | costs.AnyCost, float | str] = {},  # noqa: B006
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -99,8 +103,6 @@ class SearchModel(keras.Model):
                 "Give one, for example space='int_l'."
             )
         self.cost = costs.get(cost)
-        if cost_target is not None:
-            cost_target = costs.target(self.cost, model, cost_target)
         self._reward = rewards.get(reward)
         if quality not in QUALITIES or not beta >= 0.0:
             raise ValueError(
@@ -118,12 +120,8 @@ class SearchModel(keras.Model):
         found = model_decisions(layers)
         self.decisions = tuple(decision for decision, _ in found)
         self._choices = tuple(tuple(variables) for _, variables in found)
-        profiles = costs.profile(model)
-        self.budget = Budget(
-            self.cost,
-            layer_terms(self.cost, profiles, self.decisions),
-            self.decisions,
-            cost_target,
+        self.budget = make_budget(
+            model, self.decisions, self.cost, cost_target, bounds
         )
         self.policy = Policy(self.decisions, seed=seed, name="policy")
         self._identities = [
@@ -394,6 +392,7 @@ class SearchModel(keras.Model):
             "model": keras.saving.serialize_keras_object(self.searchable_model),
             "cost": self.cost.name,
             "cost_target": self.budget.target,
+            "bounds": {b.cost.name: b.target for b in self.budget.bounds},
             "reward": self.reward,
             "beta": self.beta,
             "quality": self.quality,

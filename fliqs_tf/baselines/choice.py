@@ -9,7 +9,7 @@ import numpy as np
 from fliqs_tf import costs
 from fliqs_tf.assignment import Assignment
 from fliqs_tf.budget import Budget
-from fliqs_tf.budget import layer_terms
+from fliqs_tf.budget import cost_terms
 from fliqs_tf.budget import model_decisions
 from fliqs_tf.convert import to_searchable
 from fliqs_tf.layers.base import SearchableLayer
@@ -31,7 +31,7 @@ class Choice:
         self,
         model: keras.Model,
         space: Sequence[str],
-        cost: costs.Cost,
+        cost: costs.AnyCost,
         target: float,
         input_range: str = "ema",
     ):
@@ -46,7 +46,7 @@ class Choice:
         self.variables = tuple(tuple(variables) for _, variables in found)
         self.budget = Budget(
             cost,
-            layer_terms(cost, costs.profile(self.model), self.decisions),
+            cost_terms(cost, self.model, self.decisions),
             self.decisions,
             target,
         )

@@ -9,7 +9,7 @@ import tensorflow as tf
 from fliqs_tf.assignment import Assignment
 from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.convert import to_fixed
-from fliqs_tf.costs import Cost
+from fliqs_tf.costs import AnyCost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Task:
     data: tf.data.Dataset
     loss: keras.losses.Loss
     space: tuple[str, ...]
-    cost: Cost
+    cost: AnyCost
     target: float | None
     epochs: int
     input_range: str = "ema"
