@@ -6,13 +6,24 @@ training steps, search and retraining counted.
 
 from collections.abc import Callable
 
+from fliqs_tf.baselines import differentiable
+from fliqs_tf.baselines import evolutionary
+from fliqs_tf.baselines import manual
+from fliqs_tf.baselines import ptq
+from fliqs_tf.baselines import random_choice
 from fliqs_tf.baselines import uniform
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
 from fliqs_tf.formats import get_format
 
 UNIFORM = "uniform:"
-_METHODS: dict[str, Callable[[Task], Result]] = {}
+_METHODS: dict[str, Callable[[Task], Result]] = {
+    "manual": manual.run,
+    "random": random_choice.run,
+    "ptq": ptq.run,
+    "differentiable": differentiable.run,
+    "evolutionary": evolutionary.run,
+}
 # As an error message and the help of a flag list them.
 NAMES = (*_METHODS, f"{UNIFORM}<format>")
 

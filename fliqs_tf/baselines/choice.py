@@ -1,6 +1,5 @@
 """A searchable model whose formats a method sets and prices at will."""
 
-from collections.abc import Mapping
 from collections.abc import Sequence
 
 import keras
@@ -15,6 +14,9 @@ from fliqs_tf.convert import to_searchable
 from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import walk
 
+# Of the cost, so that a target of exactly a sample's cost is met.
+_SLACK = 1e-9
+
 
 class Choice:
     """A searchable model, its decisions (one a layer), and their budget.
@@ -23,7 +25,7 @@ class Choice:
         model: Plain Keras model.
         space: Formats of every layer.
         cost: Cost that is bounded.
-        target: Its bound, in the cost's unit.
+        target: Its bound, in the cost's unit; `None` for none.
         input_range: See `to_searchable`.
     """
 
@@ -32,7 +34,7 @@ class Choice:
         model: keras.Model,
         space: Sequence[str],
         cost: costs.AnyCost,
-        target: float,
+        target: float | None,
         input_range: str = "ema",
     ):
         self.model = to_searchable(model, space, input_range=input_range)
@@ -42,6 +44,7 @@ class Choice:
             if isinstance(layer, SearchableLayer)
         }
         found = model_decisions(layers)
+        self.layers = tuple(layers.values())
         self.decisions = tuple(decision for decision, _ in found)
         self.variables = tuple(tuple(variables) for _, variables in found)
         self.budget = Budget(
@@ -61,6 +64,12 @@ class Choice:
         for variables, option in zip(self.variables, sample, strict=True):
             for variable in variables:
                 variable.assign(int(option))
+
+    def fits(self, sample: Sequence[int]) -> bool:
+        """Whether a sample's cost does not exceed the target."""
+        return self.budget.of(np.asarray(sample)) <= self.budget.target * (
+            1 + _SLACK
+        )
 
     def assignment(self, sample: Sequence[int]) -> Assignment:
         """The assignment of a sample."""
@@ -82,10 +91,3 @@ class Choice:
         scores = scores - scores.max(axis=1, keepdims=True)
         scale = np.abs(scores).max() or 1.0
         return self.budget.most_probable(scores / scale, used)
-
-    def sample_of(self, assignment: Mapping[str, str]) -> np.ndarray:
-        """The option numbers of an assignment, int32 `(decisions,)`."""
-        return np.array(
-            [d.options.index(assignment[d.path]) for d in self.decisions],
-            np.int32,
-        )

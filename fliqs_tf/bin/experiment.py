@@ -14,6 +14,7 @@ from fliqs_tf import datasets
 from fliqs_tf import plots
 from fliqs_tf import report as reports
 from fliqs_tf.assignment import Assignment
+from fliqs_tf.bin import initial_model
 from fliqs_tf.callbacks import Backup
 from fliqs_tf.callbacks import FiniteLoss
 from fliqs_tf.callbacks import SearchHistory
@@ -145,7 +146,7 @@ class _Run:
     def _model(self):
         config = self.config
         if config.model_file is not None:
-            return keras.models.load_model(config.model_file)
+            return initial_model.load(config.model_file)
         width = {} if config.width is None else {"width": config.width}
         return fliqs_tf.models.get(
             config.model,

@@ -1,0 +1,129 @@
+"""Post-training search: sensitivity of each layer, then an integer program.
+
+As HAWQ-V3 (Yao et al., ICML 2021): a number says what a format does to a layer
+of a trained model, all layers' numbers are summed, and an integer program
+finds the least sum within the budget. The number here is the divergence
+
+    KL(p || q) = sum_c p_c (log p_c - log q_c)
+
+of the model's output with one layer quantized, `q`, from the float model's,
+`p`: it needs no labels, and has no gradient or Hessian to estimate.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from fliqs_tf import costs
+from fliqs_tf.baselines.choice import Choice
+from fliqs_tf.baselines.task import Result
+from fliqs_tf.baselines.task import Task
+from fliqs_tf.convert import to_fixed
+from fliqs_tf.recalibrate import recalibrate
+
+# Of the run's epochs; the rest is for fine-tuning.
+_TRAINING_SHARE = 0.5
+# Of the run's learning rate.
+_FINE_TUNING_RATE = 0.3
+_BATCHES = 4
+_FLOAT = "fp32"
+
+
+def run(task: Task) -> Result:
+    """Trains a float model, finds formats for it, and fine-tunes.
+
+    A trained model is not trained first. Without epochs for fine-tuning it
+    gets its formats, and statistics of batch norms and inputs under them.
+    """
+    model, first = task.model, 0
+    if not task.is_trained:
+        first = round(_TRAINING_SHARE * task.epochs)
+        model = keras.models.clone_model(task.model)
+        model.set_weights(task.model.get_weights())
+        task.fit(model, 0, first)
+    choice = task.choice(model)
+    found = best_sample(
+        choice,
+        sensitivities(
+            model,
+            task.data.take(_BATCHES),
+            choice,
+            is_logits=getattr(task.loss, "from_logits", True),
+        ),
+    )
+    assignment = choice.assignment(found)
+    if first == task.epochs:
+        model = to_fixed(model, assignment, task.input_range)
+        _calibrate(model, task.data)
+        return Result(model, assignment)
+    return task.train(model, assignment, first, _FINE_TUNING_RATE)
+
+
+def best_sample(choice: Choice, sensitivity: np.ndarray) -> np.ndarray:
+    """The sample within the budget with the least sum of sensitivities."""
+    return choice.best(-sensitivity)
+
+
+def sensitivities(
+    model: keras.Model,
+    data: tf.data.Dataset,
+    choice: Choice,
+    is_logits: bool = True,
+) -> np.ndarray:
+    """What each format of each layer, alone, does to a model's output.
+
+    Args:
+        model: Trained plain model.
+        data: Batches `x` or `(x, ...)`; labels are not looked at.
+        choice: The decisions.
+        is_logits: Whether the outputs are logits, or else probabilities.
+
+    Returns:
+        Mean divergence, float64 `(decisions, options)`.
+    """
+    probe = Choice(
+        model,
+        (*choice.options, *({_FLOAT} - set(choice.options))),
+        costs.get("bitops"),
+        None,
+    )
+    untouched = probe.options.index(_FLOAT)
+
+    @tf.function(reduce_retracing=True)
+    def log_probabilities(x):
+        outputs = ops.cast(probe.model(x, training=False), "float32")
+        if is_logits:
+            return ops.log_softmax(outputs)
+        return ops.log(outputs + keras.config.epsilon())
+
+    batches = [keras.utils.unpack_x_y_sample_weight(b)[0] for b in data]
+    sample = np.full(len(probe.decisions), untouched)
+    probe.set(sample)
+    references = [log_probabilities(x) for x in batches]
+    result = np.zeros((len(choice.decisions), len(choice.options)))
+    for decision, option in np.ndindex(*result.shape):
+        changed = sample.copy()
+        changed[decision] = option
+        probe.set(changed)
+        result[decision, option] = np.mean(
+            [
+                _divergence(reference, log_probabilities(x))
+                for reference, x in zip(references, batches, strict=True)
+            ]
+        )
+    return result
+
+
+def _divergence(log_p, log_q):
+    # Rounding may bring a divergence of nothing just below 0.
+    divergence = ops.mean(ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1))
+    return max(float(divergence), 0.0)
+
+
+def _calibrate(model, data):
+    recalibrate(model, data)
+    # For models without batch norm: running ranges of inputs.
+    for batch in data.take(_BATCHES):
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        model(x, training=True)
