@@ -11,6 +11,7 @@ from fliqs_tf import models
 from fliqs_tf import plots
 from fliqs_tf import report
 from fliqs_tf.assignment import Assignment
+from fliqs_tf.codebooks import register_format
 from fliqs_tf.controller import Controller
 from fliqs_tf.convert import to_fixed
 from fliqs_tf.convert import to_searchable
@@ -40,6 +41,7 @@ __all__ = [
     "models",
     "plots",
     "recalibrate",
+    "register_format",
     "report",
     "to_fixed",
     "to_searchable",

@@ -9,6 +9,11 @@ equals the float `E1M(b - 2)` up to scale.
 
 No code is reserved for infinity or NaN unless the name says so (`e4m3` reaches
 480, the OCP variant `e4m3fn` 448), subnormals are kept, values saturate.
+
+Two more kinds share the rest of the house. A block format (OCP Microscaling
+Formats MX v1.0, 2023) is an element format of which each 32 elements have a
+power of two as a scale of their own, stored in 8 bits (E8M0). A codebook is a
+list of values (`codebooks.py`).
 """
 
 import dataclasses
@@ -23,6 +28,11 @@ _MAX_EXPONENT_BITS = 8
 _MAX_MANTISSA_BITS = 10
 _FLOAT32_MIN_EXPONENT = -126
 _FLOAT32_MAX_EXPONENT = 127
+_BLOCK_SIZE = 32
+_BLOCK_SCALE_BITS = 8
+
+# The last number of a row: how a tensor is scaled (a codebook as `SCALED`).
+UNSCALED, SCALED, BLOCK_SCALED, CODEBOOK = 0.0, 1.0, 2.0, 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +48,10 @@ class Format:
         is_integer: Whether every value is a multiple of one step.
         is_scaled: Whether a tensor is divided by a scale before it is rounded
             (`bf16`, `fp16` and `fp32` are used as they are).
+        block_size: Elements that share a power of two as their scale; 0 for
+            formats that leave the scale to the quantizer.
+        codebook: The values of a registered format, ascending; empty for
+            formats that the three numbers describe.
     """
 
     name: str
@@ -47,6 +61,8 @@ class Format:
     max_value: float
     is_integer: bool = False
     is_scaled: bool = True
+    block_size: int = 0
+    codebook: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -60,6 +76,8 @@ class Format:
         Raises:
             ValueError: If the format is wider than 16 bits.
         """
+        if self.codebook:
+            return np.array(self.codebook, np.float64)
         if self.bits > 16:
             raise ValueError(
                 "`values()` lists formats of at most 16 bits. Received: "
@@ -76,6 +94,13 @@ class Format:
         positive = np.concatenate(parts)
         positive = positive[positive <= self.max_value]
         return np.concatenate([-positive[:0:-1], positive])
+
+    @property
+    def storage_bits(self) -> float:
+        """Bits of an element with its share of the block's scale."""
+        if not self.block_size:
+            return float(self.bits)
+        return self.bits + _BLOCK_SCALE_BITS / self.block_size
 
     @property
     def unit(self) -> float:
@@ -98,8 +123,9 @@ class Format:
                 (`absmax / 2**128`) would not be a normal float32.
 
         Returns:
-            float32 array `[2**e_min, 2**M, v_max, is_scaled]`, each an exact
-            float32.
+            float32 array `[2**e_min, 2**M, v_max, scaling]`, each an exact
+            float32; `scaling` is `UNSCALED`, `SCALED`, `BLOCK_SCALED` or
+            `CODEBOOK`.
         """
         shift = int(np.log2(self.unit)) if normalized else 0
         # float32 has neither exponent 128 nor, with subnormals flushed, -127.
@@ -113,10 +139,18 @@ class Format:
                 2.0**smallest,
                 2.0**self.mantissa_bits,
                 largest,
-                float(self.is_scaled),
+                self._scaling,
             ],
             np.float32,
         )
+
+    @property
+    def _scaling(self) -> float:
+        if self.block_size:
+            return BLOCK_SCALED
+        if self.codebook:
+            return CODEBOOK
+        return SCALED if self.is_scaled else UNSCALED
 
 
 def _integer(bits: int) -> Format:
@@ -158,6 +192,25 @@ _NAMED = {
 }
 
 
+def _block_format(name: str, element: Format) -> Format:
+    return dataclasses.replace(element, name=name, block_size=_BLOCK_SIZE)
+
+
+# OCP MX v1.0, table 1. The integer has 6 bits behind the point, and -2, which
+# has no counterpart, is left out.
+_NAMED |= {
+    "mxfp8_e4m3": _block_format("mxfp8_e4m3", _NAMED["e4m3fn"]),
+    "mxfp8_e5m2": _block_format("mxfp8_e5m2", _NAMED["e5m2_ocp"]),
+    "mxfp6_e3m2": _block_format("mxfp6_e3m2", _float(3, 2)),
+    "mxfp6_e2m3": _block_format("mxfp6_e2m3", _float(2, 3)),
+    "mxfp4": _block_format("mxfp4", _float(2, 1)),
+    "mxint8": Format(
+        "mxint8", 8, 6, 0, 127 / 64, is_integer=True, block_size=_BLOCK_SIZE
+    ),
+}
+_REGISTERED: dict[str, Format] = {}
+
+
 @functools.cache
 def _parse(name: str) -> Format | None:
     if name in _NAMED:
@@ -192,11 +245,29 @@ def get_format(name: str | Format) -> Format:
     """
     if isinstance(name, Format):
         return name
-    fmt = _parse(name) if isinstance(name, str) else None
+    fmt = None
+    if isinstance(name, str):
+        fmt = _REGISTERED.get(name) or _parse(name)
     if fmt is None:
+        named = sorted({**_NAMED, **_REGISTERED})
         raise ValueError(
             "A format is one of int2..int8, int16, e<E>m<M> (E 1..8, M 0..10), "
-            f"{', '.join(sorted(_NAMED))}. Received: {name!r}. Give one of "
-            "these names, for example 'int4' or 'e2m1'."
+            f"{', '.join(named)}. Received: {name!r}. Give one of these names, "
+            "for example 'int4' or 'e2m1', or add your own with "
+            "`fliqs.register_format`."
         )
     return fmt
+
+
+def register(fmt: Format) -> None:
+    """Makes `get_format` know a format; see `fliqs.register_format`.
+
+    Raises:
+        ValueError: If a format of this name exists.
+    """
+    if fmt.name in _REGISTERED or _parse(fmt.name) is not None:
+        raise ValueError(
+            "A new format needs a name that no format has. Received: "
+            f"name={fmt.name!r}. Choose another."
+        )
+    _REGISTERED[fmt.name] = fmt

@@ -1,16 +1,11 @@
-"""One elementwise kernel that rounds to any format, and its gradient.
+"""Scales, and rounding to any format with its gradient.
 
-With scale `s` and `y = x / s`
-
-    e = max(floor(log2|y|), e_min)
-    q = clip(round_half_even(y / 2^(e - M)) * 2^(e - M), -v_max, v_max) * s
-
-`2^floor(log2|y|)` is read from the exponent bits of `y`, so it is exact. The
-format enters as data (a row of four floats), not as code: a sampled format is
-a gathered row, without a branch, and costs the same for 2 formats as for 16.
+`q = round(x / s) * s`, with the kernel of `rounding.py` and a scale `s` that is
+given or comes from the largest magnitude of a tensor, a channel or a block.
 
 Gradient: straight-through (`dq/dx = 1`), and zero where a given scale clips.
-An absmax scale never clips. No scale takes a gradient.
+An absmax scale never clips; a block's scale does by less than one step of the
+top binade, which counts as rounding. No scale takes a gradient.
 
 Defined hazards: a tensor (or channel) of zeros stays zero; NaN stays NaN;
 infinity under a given scale or in `bf16` and `fp16` saturates; infinity under
@@ -24,10 +19,18 @@ import keras
 import numpy as np
 from keras import ops
 
+from fliqs_tf import blocks
+from fliqs_tf import fusion
+from fliqs_tf.codebooks import codebook_table
+from fliqs_tf.formats import BLOCK_SCALED
+from fliqs_tf.formats import CODEBOOK
 from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
+from fliqs_tf.rounding import power_of_two
+from fliqs_tf.rounding import round_to_codebook
+from fliqs_tf.rounding import round_to_row
 
-_EXPONENT_BITS = 0x7F800000
+BLOCK_SIZE = 32
 # Below this absmax the scale would leave float32's normal range.
 _TINY = 2.0**-120
 
@@ -39,26 +42,6 @@ def format_table(formats: Sequence[str | Format]) -> np.ndarray:
         float32 array of shape `(len(formats), 4)`.
     """
     return np.stack([get_format(fmt).row() for fmt in formats])
-
-
-def round_to_row(y, row):
-    """Rounds scaled values to the grid of a row, half to even.
-
-    Args:
-        y: float32 tensor `(...)`.
-        row: float32 `(4,)`: `[2**e_min, 2**M, v_max, is_scaled]`.
-
-    Returns:
-        float32 tensor `(...)` of values on the grid.
-    """
-    smallest, steps, largest = row[0], row[1], row[2]
-    # Clipping first is the same as clipping last (rounding is monotone and
-    # +-v_max is on the grid) and keeps infinity out of the division.
-    y = ops.clip(y, -largest, largest)
-    bits = ops.bitwise_and(ops.view(y, "int32"), _EXPONENT_BITS)
-    binade = ops.maximum(ops.view(bits, "float32"), smallest)
-    # y / binade is in (-2, 2): no step of the kernel can over- or underflow.
-    return ops.round(y / binade * steps) / steps * binade
 
 
 def absmax_scale(x, row, axis=None):
@@ -73,55 +56,155 @@ def absmax_scale(x, row, axis=None):
         float32 tensor of `x`'s rank, size 1 on every other axis; ones for
         unscaled formats. No gradient.
     """
-    magnitude = ops.abs(ops.cast(ops.stop_gradient(x), "float32"))
-    absmax = ops.max(magnitude, axis=_reduced_axes(x, axis), keepdims=True)
-    return range_scale(absmax, row)
+    return range_scale(absmax(x, axis), row)
 
 
-def range_scale(absmax, row):
-    """Scale of a given range: `absmax / v_max`, or 1 for unscaled formats."""
-    absmax = ops.cast(absmax, "float32")
+def absmax(x, axis=None):
+    """Largest magnitudes: float32, size 1 on every axis but `axis`.
+
+    No gradient; NaN counts as larger than infinity.
+    """
+    x = ops.cast(ops.stop_gradient(ops.convert_to_tensor(x)), "float32")
+    rank = len(x.shape)
+    kept = _kept_axes(rank, axis)
+    if kept == tuple(range(rank - len(kept), rank)):
+        return fusion.max_magnitude(x, len(kept))
+    reduced = tuple(a for a in range(rank) if a not in kept)
+    return ops.max(ops.abs(x), axis=reduced, keepdims=True)
+
+
+def range_scale(limit, row):
+    """Scale of a given range: `limit / v_max`, or 1 for unscaled formats."""
+    limit = ops.cast(limit, "float32")
     # Graph compilers turn a division by a constant into a multiplication by its
     # reciprocal, which rounds otherwise. This divisor is no constant to them.
-    largest = ops.where(absmax > 0, row[2], 1.0)
-    scale = ops.maximum(absmax, _TINY) / largest
+    largest = ops.where(limit > 0, row[2], 1.0)
+    scale = ops.maximum(limit, _TINY) / largest
     return ops.where(row[3] > 0, scale, ops.ones_like(scale))
 
 
-def quantize(x, row, scale, clips=False):
+def quantize(
+    x, row, scale, clips=False, bounds=None, codebook=None, noise=None
+):
     """Rounds `x / scale` to the grid of a row.
 
     Forward: `codes = round_to_row(x / scale, row)`. Gradient: `1 / scale`
-    (straight-through), and zero where `|x| > v_max * scale` if `clips`.
+    (straight-through), and zero where `x / scale` is beyond the bounds if
+    `clips`.
 
     Args:
         x: Floating tensor `(...)`.
         row: float32 `(4,)`.
         scale: float32 tensor that broadcasts with `x`.
-        clips: Whether the scale was given, so that values may lie beyond it.
+        clips: Whether the scale was given, so that values may lie beyond it; a
+            bool or a boolean scalar.
+        bounds: See `round_to_row`.
+        codebook: Codebook that goes with the row, if the row's format may have
+            one; see `round_to_codebook`.
+        noise: See `round_to_row`.
 
     Returns:
         Codes, a float32 tensor `(...)`; `codes * scale` approximates `x`.
     """
+    row = ops.convert_to_tensor(row, "float32")
+    scale = ops.stop_gradient(ops.cast(scale, "float32"))
+    options = (bounds, codebook, noise)
+    return _straight_through(_codes, x, row, scale, options, scale, clips)
+
+
+def quantize_blocks(
+    x, row, scale, axes, size=None, clips=False, codebook=None, noise=None
+):
+    """Quantizes with scales that may vary along some axes.
+
+    Where the row is of a block format, each block's scale is the power of two
+    `2**floor(log2(absmax))` (in normalised units; MX v1.0, 5.2 and 6.3, in the
+    format's own: `2**(floor(log2(absmax)) - e_max)`). Unlike E8M0 it ends at
+    `2**-120` below.
+
+    Args:
+        x: Floating tensor `(...)`.
+        row: float32 `(4,)`, normalised.
+        scale: Scale for formats of other kinds, of size 1 on `axes`.
+        axes: Axes along which blocks run, see `blocks.split`.
+        size: Elements of a group, if formats of other kinds have an absmax
+            scale for each group as well. Block formats need 32.
+        clips: See `quantize`.
+        codebook: See `quantize`.
+        noise: See `quantize`.
+
+    Returns:
+        float32 `(codes, scale)`. Where the scale varies along `axes` the codes
+        are the rounded values themselves, and the scale is 1.
+    """
+    parts, join = blocks.split(ops.cast(x, "float32"), axes, size or BLOCK_SIZE)
+    if noise is not None:
+        noise, _ = blocks.split(noise, axes, size or BLOCK_SIZE)
+    top = ops.stop_gradient(ops.max(ops.abs(parts), axis=2, keepdims=True))
+    row = ops.convert_to_tensor(row, "float32")
+    is_block = ops.equal(row[3], BLOCK_SCALED)
+    other = blocks.align(scale, axes) if size is None else range_scale(top, row)
+    power = power_of_two(ops.maximum(top, _TINY))
+    inner = ops.where(is_block, power, other)
+    codes = quantize(
+        parts,
+        row,
+        inner,
+        clips=ops.logical_not(is_block) if clips else False,
+        codebook=codebook,
+        noise=noise,
+    )
+    varies = is_block if size is None else ops.ones_like(is_block)
+    codes = codes * ops.stop_gradient(ops.where(varies, inner, 1.0))
+    return join(codes), ops.where(varies, 1.0, scale)
+
+
+def _straight_through(kernel, x, row, scale, options, divisor, clips):
+    """Calls `kernel(x, row, scale, *options)` with the gradient `1 / divisor`.
+
+    Zero where `x / scale` is beyond the bounds, if the scale clips.
+    """
 
     @ops.custom_gradient
     def rounded(x):
-        scaled = x / scale
-
         def grad(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            gradient = upstream / scale
-            if clips:
-                inside = ops.abs(scaled) <= row[2]
-                gradient = ops.where(inside, gradient, 0.0)
-            return gradient
+            if clips is False:
+                return upstream / divisor
+            bounds = options[0]
+            if bounds is None:
+                bounds = ops.stack([-row[2], row[2]])
+            return _clipped_gradient(x, upstream, scale, divisor, bounds, clips)
 
-        return round_to_row(scaled, row), grad
+        return kernel(x, row, scale, *options), grad
 
-    row = ops.convert_to_tensor(row, "float32")
-    scale = ops.stop_gradient(ops.cast(scale, "float32"))
     return rounded(ops.cast(x, "float32"))
+
+
+def _codes_of(x, row, scale, bounds, codebook, noise):
+    y = x / scale
+    codes = round_to_row(y, row, bounds, noise)
+    if codebook is None:
+        return codes
+    levels = round_to_codebook(y, codebook, noise)
+    return ops.where(ops.equal(row[3], CODEBOOK), levels, codes)
+
+
+_codes = fusion.fused(_codes_of)
+
+
+@fusion.fused
+def _values(x, row, scale, bounds, codebook, noise):
+    return _codes_of(x, row, scale, bounds, codebook, noise) * scale
+
+
+@fusion.fused
+def _clipped_gradient(x, upstream, scale, divisor, bounds, clips):
+    y = x / scale
+    inside = ops.logical_and(y >= bounds[0], y <= bounds[1])
+    inside = ops.logical_or(inside, ops.logical_not(clips))
+    return ops.where(inside, upstream / divisor, 0.0)
 
 
 def fake_quant(x, fmt, axis=None, scale=None):
@@ -138,7 +221,8 @@ def fake_quant(x, fmt, axis=None, scale=None):
         x: Floating tensor `(...)`.
         fmt: Format or name of one.
         axis: The axis that keeps a scale of its own; `None` for one scale for
-            the tensor.
+            the tensor. Blocks of a block format run along all other axes, the
+            last one fastest; with `None`, along the last axis.
         scale: Scale or scales that broadcast with `x`, in the format's own
             units (`x = scale` is the value 1); `None` for
             `absmax / fmt.max_value`. Unscaled formats take none.
@@ -157,20 +241,38 @@ def fake_quant(x, fmt, axis=None, scale=None):
         raise ValueError(
             f"`x` must be a floating tensor. Received: dtype={dtype}."
         )
-    if scale is not None and (axis is not None or not fmt.is_scaled):
+    takes_scale = fmt.is_scaled and not fmt.block_size
+    if scale is not None and (axis is not None or not takes_scale):
         raise ValueError(
             "`scale` replaces the absmax of a scaled format: give no `axis` "
-            "with it (shape the scale to broadcast), and none to bf16, fp16 "
-            f"or fp32. Received: fmt={fmt.name}, axis={axis}, scale={scale}."
+            "with it (shape the scale to broadcast), and none to bf16, fp16, "
+            f"fp32 or block formats. Received: fmt={fmt.name}, axis={axis}, "
+            f"scale={scale}."
         )
+    row = ops.convert_to_tensor(fmt.row(normalized=scale is None))
+    codebook = codebook_table([fmt], normalized=scale is None)
+    if codebook is not None:
+        codebook = ops.convert_to_tensor(codebook[0])
+    clips = scale is not None
     if scale is None:
-        row = ops.convert_to_tensor(fmt.row())
         scale = absmax_scale(x, row, axis)
-        codes = quantize(x, row, scale)
     else:
         scale = ops.stop_gradient(ops.cast(scale, "float32"))
-        codes = quantize(x, fmt.row(normalized=False), scale, clips=True)
-    return ops.cast(codes * scale, dtype)
+    if fmt.block_size:
+        values, _ = quantize_blocks(x, row, scale, _block_axes(x, axis))
+    else:
+        options = (None, codebook, None)
+        values = _straight_through(_values, x, row, scale, options, 1.0, clips)
+    return ops.cast(values, dtype)
+
+
+def _block_axes(x, axis):
+    """Axes along which the blocks of `fake_quant` run."""
+    rank = len(x.shape)
+    if axis is None:
+        return [rank - 1]
+    kept = _kept_axes(rank, axis)
+    return [a for a in range(rank) if a not in kept]
 
 
 def running_mean(mean, seen, value, momentum):
@@ -190,15 +292,13 @@ def running_mean(mean, seen, value, momentum):
     return momentum * mean + (1.0 - momentum) * value
 
 
-def _reduced_axes(x, axis):
+def _kept_axes(rank, axis) -> tuple[int, ...]:
     if axis is None:
-        return None
-    rank = len(x.shape)
+        return ()
     kept = [axis] if isinstance(axis, int) else list(axis)
     if any(not -rank <= a < rank for a in kept):
         raise ValueError(
             f"`axis` must be in [-{rank}, {rank}) for a tensor of rank {rank}. "
             f"Received: axis={axis}."
         )
-    positive = {a % rank for a in kept}
-    return tuple(a for a in range(rank) if a not in positive)
+    return tuple(sorted({a % rank for a in kept}))

@@ -41,6 +41,7 @@ _ONLY_IN = {
         "fliqs_tf/bin/*",
         "fliqs_tf/callbacks.py",
         "fliqs_tf/datasets.py",
+        "fliqs_tf/fusion.py",
         "fliqs_tf/recalibrate.py",
         "fliqs_tf/search_model.py",
         *_EXPORT_FILES,
