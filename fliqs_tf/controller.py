@@ -157,13 +157,15 @@ class Controller(keras.layers.Layer):
             )
         )
         self.rewards_seen.assign(self.rewards_seen + 1.0)
+        advantage = reward - self.baseline
         learns = ops.logical_and(
             progress >= self.warmup, ops.logical_not(frozen)
         )
-        gradient = self.gradient(
-            policy, sample, reward - self.baseline, progress, simulated
-        )
-        before = ops.convert_to_tensor(policy.logits)
+        # Logits of NaN would sample options that do not exist.
+        learns = ops.logical_and(learns, ops.isfinite(advantage))
+        gradient = self.gradient(policy, sample, advantage, progress, simulated)
+        # A copy: `convert_to_tensor` would return the variable itself.
+        before = ops.copy(policy.logits)
         # Not under a condition: optimizers synchronise replicas, which no
         # branch may do. What an idle step has done is undone instead.
         self.optimizer.apply(
