@@ -188,9 +188,13 @@ def pareto(
                 fontsize=8,
             )
     front = _front([tuple(mean) for mean in means.values()])
+    # To the right edge: nothing dearer is better than the last of the front.
+    front.append((costs.max(), front[-1][1]))
     axis.step(
         *np.array(front).T, where="post", color="0.6", zorder=0, label="front"
     )
+    # Room for labels.
+    axis.margins(x=0.1)
     axis.set_xlabel(cost_label)
     axis.set_ylabel(quality_label)
     axis.grid(alpha=0.3)

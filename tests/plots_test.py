@@ -1,0 +1,76 @@
+import os
+import pathlib
+
+import numpy as np
+from absl.testing import absltest
+from matplotlib import image
+
+from fliqs_tf import plots
+
+
+class PlotsTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.path = pathlib.Path(self.create_tempdir().full_path) / "plot.png"
+
+    def assertIsPicture(self):
+        self.assertEqual(os.listdir(self.path.parent), ["plot.png"])
+        pixels = image.imread(self.path)
+        self.assertGreater(np.std(pixels[..., :3]), 0.01)
+
+    def test_layer_formats(self):
+        rows = [
+            {"path": "stem", "weight_format": "int8", "macs": 10},
+            {"path": "head", "weight_format": "e4m3", "macs": 0},
+        ]
+        plots.layer_formats(rows, self.path)
+        self.assertIsPicture()
+
+    def test_probabilities_of_decisions_of_different_sizes(self):
+        epochs = [
+            {
+                "epoch": epoch,
+                "probabilities": {
+                    "stem": {"int4": 0.5, "int8": 0.5},
+                    "head": {"e2m1": 0.2, "int5": 0.3, "e4m3": 0.5},
+                },
+            }
+            for epoch in range(3)
+        ]
+        plots.probabilities(epochs, self.path)
+        self.assertIsPicture()
+        # A run of one epoch, too.
+        plots.probabilities(epochs[:1], self.path)
+
+    def test_search_curves(self):
+        logs = {"reward": -1.0, "cost_ratio": 1.1, "entropy": 0.5}
+        epochs = [{"epoch": epoch, "logs": logs} for epoch in range(3)]
+        plots.search_curves(epochs, self.path, {"warmup": 0.75})
+        self.assertIsPicture()
+
+    def test_pareto(self):
+        points = [
+            {"method": "a", "target": "1", "cost": 1.0, "quality": 90.0},
+            {"method": "a", "target": "1", "cost": 1.1, "quality": 91.0},
+            {"method": "b", "cost": 20.0, "quality": 92.0, "label": "fp32"},
+        ]
+        plots.pareto(points, self.path, "cost (GBOPs)", "accuracy (%)")
+        self.assertIsPicture()
+
+    def test_pareto_without_points(self):
+        with self.assertRaisesRegex(ValueError, "Received: none"):
+            plots.pareto([], self.path)
+
+    def test_front_has_what_nothing_cheaper_equals_or_beats(self):
+        points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.5), (2.5, 0.4), (3.0, 0.8)]
+        self.assertEqual(plots._front(points), [(1.0, 0.5), (3.0, 0.9)])
+
+    def test_a_failure_leaves_the_old_picture(self):
+        self.path.write_bytes(b"old")
+        with self.assertRaises(KeyError):
+            plots.search_curves([{"epoch": 0, "logs": {}}], self.path)
+        self.assertEqual(self.path.read_bytes(), b"old")
+
+
+if __name__ == "__main__":
+    absltest.main()
