@@ -1,9 +1,10 @@
-"""Crops and flips of one image, as functions of the image and a seed.
+"""Augmentations as functions of an image, or a batch, and a seed.
 
 Images are `(height, width, channels)`, uint8 or float32 in 0..255. A seed is an
 integer tensor `(2,)`; the same seed always gives the same image.
 """
 
+import keras
 import tensorflow as tf
 
 _CROP_PADDING = 4  # Pixels on each side: He et al. 2015, section 4.2.
@@ -34,8 +35,79 @@ def inception_crop_flip(
         aspect_ratio_range=(3 / 4, 4 / 3),
         use_image_if_no_bounding_boxes=True,
     )
-    image = _resize(tf.slice(image, begin, extent), size)
+    crop = tf.slice(image, begin, extent)
+    crop.set_shape((None, None, image.shape[-1]))
+    image = _resize(crop, size)
     return tf.image.stateless_random_flip_left_right(image, seed + 1)
+
+
+class RandAugment:
+    """Applies 2 random operations of Keras's `RandAugment` to an image.
+
+    Args:
+        strength: `factor` of the Keras layer, in [0, 1].
+    """
+
+    def __init__(self, strength: float):
+        # A layer has variables, which no function of a pipeline may create.
+        self._layer = keras.layers.RandAugment((0, 255), factor=strength)
+        self._seeds = _Seeds()
+        for part in self._layer._flatten_layers():
+            if hasattr(part, "generator"):
+                part.generator = self._seeds
+
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns a float32 image, 0..255; grey ones stay grey."""
+        channels = image.shape[-1]
+        image = tf.cast(image, tf.float32)
+        if channels == 1:
+            image = tf.image.grayscale_to_rgb(image)
+        self._seeds.start(seed)
+        image = self._layer(image, training=True)
+        return image[..., :1] if channels == 1 else image
+
+
+class Mixup:
+    """Mixes every image of a batch with another one, by Keras's `MixUp`.
+
+    Args:
+        alpha: Both parameters of the beta distribution of the shares.
+    """
+
+    def __init__(self, alpha: float):
+        self._layer = keras.layers.MixUp(alpha)
+        self._seeds = _Seeds()
+
+    def __call__(
+        self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mixes float32 images and, in the same shares, one-hot labels."""
+        self._seeds.start(seed)
+        drawn = self._layer.get_random_transformation(images, seed=self._seeds)
+        return (
+            self._layer.transform_images(images, drawn),
+            self._layer.transform_labels(labels, drawn),
+        )
+
+
+class _Seeds(keras.random.SeedGenerator):
+    """Seeds that follow from one seed, without a state.
+
+    A layer's own generator counts its calls, so that what an image gets would
+    depend on the images before it, and on which thread was first.
+    """
+
+    def __init__(self):
+        # Not the base class's, which makes a variable of the state.
+        self._base, self._drawn = None, 0
+
+    def start(self, seed: tf.Tensor) -> None:
+        """Makes all further seeds follow from this one."""
+        self._base, self._drawn = tf.cast(seed, tf.int32), 0
+
+    def next(self, ordered=True):
+        self._drawn += 1
+        return tf.random.experimental.stateless_fold_in(self._base, self._drawn)
 
 
 def centre_crop(image: tf.Tensor, size: int) -> tf.Tensor:

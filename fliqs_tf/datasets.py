@@ -13,6 +13,7 @@ a resumed run gets those of its epoch (`first_epoch`) at no cost.
 TensorFlow Datasets is imported on first use: its import defines an absl flag.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -25,6 +26,8 @@ from fliqs_tf import augmentations
 
 _CACHE_BYTES = 1 << 30
 _SHUFFLE_EXAMPLES = 1 << 16
+# TFDS has 10, with pauses that double each time: 204 seconds; this makes 6.
+_DOWNLOAD_RETRIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +129,9 @@ def load(
     augment: bool | None = None,
     cache: bool | None = None,
     image_size: int = 224,
+    rand_augment: float = 0.0,
+    mixup: float = 0.0,
+    shard: tuple[int, int] | None = None,
 ) -> tf.data.Dataset:
     """Loads one split, and prepares (downloads) the set if need be.
 
@@ -155,16 +161,24 @@ def load(
             1 GiB or less.
         image_size: Side of the images, in pixels, of sets whose images vary in
             size. Others keep theirs.
+        rand_augment: Strength in [0, 1] of RandAugment (Cubuk et al., 2020,
+            2 operations an image), in augmentation; 0 for none.
+        mixup: Parameter of mixup's beta distribution (Zhang et al., 2018), in
+            augmentation; 0 for none.
+        shard: `(index, count)`: one of `count` equal shares of the split, for
+            a program that gives every worker its own. Not for
+            `tf.distribute`, which shares out what one pipeline yields.
 
     Returns:
         A `tf.data.Dataset` of `(image, label)`: float32
         `(batch, height, width, channels)`, normalised as the module says, and
-        int64 `(batch,)`.
+        int64 `(batch,)`; with mixup in augmentation, float32
+        `(batch, classes)`, the share of each class.
 
     Raises:
         ValueError: If TFDS has no such set or split, the set is not one of
-            images with one label each, or a training split is smaller than a
-            batch.
+            images with one label each, a training split is smaller than a
+            batch, or an argument is out of range.
         ImportError: If `digits` must be prepared without scikit-learn.
         RuntimeError: If the set is not there and could not be prepared.
     """
@@ -175,12 +189,25 @@ def load(
         training = re.match(r"train\b", split) is not None
     if augment is None:
         augment = training
-    images, num_examples = _read(builder, split, seed, shuffle=training)
+    if not 0.0 <= rand_augment <= 1.0 or not mixup >= 0.0:
+        raise ValueError(
+            "`rand_augment` must be in [0, 1] and `mixup` at least 0. "
+            f"Received: rand_augment={rand_augment}, mixup={mixup}."
+        )
+    index, count = shard or (0, 1)
+    if not 0 <= index < count:
+        raise ValueError(
+            "`shard` must be (index, count), the index from 0 on. Received: "
+            f"shard={shard}."
+        )
+    images, num_examples = _read(builder, split, seed, training, index, count)
     if training and num_examples < batch_size:
         raise ValueError(
             "A training split must hold at least one batch. Received: "
             f"batch_size={batch_size}, split={split!r} with {num_examples} "
-            "examples. Take a smaller batch or a larger split."
+            "examples"
+            + (f" in each of {count} shards" if count > 1 else "")
+            + ". Take a smaller batch or a larger split."
         )
     shape = builder.info.features["image"].shape
     if cache is None:
@@ -191,11 +218,19 @@ def load(
     if cache:
         images = images.cache()
 
+    num_classes = builder.info.features["label"].num_classes
+    vary = mix = None
+    if augment and rand_augment:
+        vary = augmentations.RandAugment(rand_augment)
+    if augment and mixup:
+        mix = augmentations.Mixup(mixup)
+
     def finish(
-        index: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        number: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         image, label = example
-        example_seed = tf.stack([seed, index])
+        # No two shards draw the same.
+        example_seed = tf.stack([seed, number * count + index])
         if augment and recipe.augmentation == "pad_crop_flip":
             image = augmentations.pad_crop_flip(image, shape, example_seed)
         elif augment and recipe.augmentation == "inception":
@@ -204,8 +239,18 @@ def load(
             )
         elif None in shape:
             image = augmentations.centre_crop(image, image_size)
+        if vary is not None:
+            image = vary(image, example_seed)
         image = tf.cast(image, tf.float32) / 255.0
-        return (image - recipe.mean) / recipe.std, label
+        return (image - recipe.mean) / recipe.std, label, example_seed
+
+    def finish_batch(
+        image: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if mix is not None:
+            label = tf.one_hot(label, num_classes)
+            image, label = mix(image, label, seeds[0])
+        return image, label
 
     def one_epoch(seed: tf.Tensor) -> tf.data.Dataset:
         epoch = images
@@ -217,7 +262,7 @@ def load(
                 min(num_examples, _SHUFFLE_EXAMPLES), seed=seed
             )
         return epoch.enumerate().map(
-            lambda index, example: finish(index, example, seed),
+            lambda number, example: finish(number, example, seed),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
@@ -232,10 +277,12 @@ def load(
         tf.data.experimental.assert_cardinality(num_examples)
     )
     dataset = dataset.batch(batch_size, drop_remainder=training)
+    dataset = dataset.map(finish_batch, num_parallel_calls=tf.data.AUTOTUNE)
     options = tf.data.Options()
     # One file may hold a whole set: several workers must share its examples.
+    policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.DATA
+        policy.DATA if count == 1 else policy.OFF
     )
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
@@ -290,7 +337,8 @@ def _prepare(builder: Any, name: str) -> None:
     if builder.is_prepared():
         return
     try:
-        builder.download_and_prepare()
+        with _fewer_retries():
+            builder.download_and_prepare()
     except ImportError:
         raise  # Says itself what to install.
     # TFDS lets through whatever fails below it: connections, checksums,
@@ -307,14 +355,32 @@ def _prepare(builder: Any, name: str) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def _fewer_retries():
+    """Makes a download without a network fail in seconds, not minutes."""
+    # TFDS has no option for it.
+    from tensorflow_datasets.core.download import downloader
+
+    usual = downloader.MAX_RETRIES
+    downloader.MAX_RETRIES = min(usual, _DOWNLOAD_RETRIES)
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = usual
+
+
 def _read(
-    builder: Any, split: str, seed: int, shuffle: bool
+    builder: Any, split: str, seed: int, shuffle: bool, index: int, count: int
 ) -> tuple[tf.data.Dataset, int]:
-    """Returns the decoded examples of a split and how many they are."""
+    """Returns the decoded examples of a share of a split, and their number."""
     import tensorflow_datasets as tfds
 
     try:
-        num_examples = builder.info.splits[split].num_examples
+        share: Any = split
+        if count > 1:
+            share = tfds.even_splits(split, count, drop_remainder=shuffle)
+            share = share[index]
+        num_examples = builder.info.splits[share].num_examples
     except (KeyError, ValueError) as error:
         raise ValueError(
             "`split` must name splits of the data set. Received: "
@@ -322,7 +388,7 @@ def _read(
             f"{', '.join(builder.info.splits)}. Slices read 'train[:90%]'."
         ) from error
     examples = builder.as_dataset(
-        split=split,
+        split=share,
         # What else an example has is not even decoded.
         decoders=tfds.decode.PartialDecoding({"image": True, "label": True}),
         shuffle_files=shuffle,

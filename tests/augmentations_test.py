@@ -54,6 +54,32 @@ class AugmentationsTest(parameterized.TestCase):
         np.testing.assert_array_equal(first, again)
         self.assertGreater(float(tf.reduce_max(tf.abs(first - other))), 1.0)
 
+    def test_rand_augment_follows_from_the_seed_alone(self):
+        vary = augmentations.RandAugment(0.5)
+        image = tf.random.stateless_uniform((16, 16, 3), [0, 0], maxval=255.0)
+
+        def images(threads):
+            data = tf.data.Dataset.range(16).map(
+                lambda i: vary(image, tf.stack([3, i])),
+                num_parallel_calls=threads,
+            )
+            return np.stack(list(data.as_numpy_iterator()))
+
+        first = images(1)
+        np.testing.assert_array_equal(first, images(4))
+        self.assertBetween(first.min(), 0.0, 255.0)
+        self.assertBetween(first.max(), 0.0, 255.0)
+        self.assertGreater(len(np.unique(first.mean((1, 2, 3)))), 8)
+
+    def test_mixup_mixes_images_as_labels(self):
+        images = tf.reshape(tf.range(8.0), (8, 1, 1, 1)) * tf.ones((8, 4, 4, 3))
+        mixed, labels = augmentations.Mixup(1.0)(
+            images, tf.eye(8), tf.constant([5, 0])
+        )
+        expected = tf.linalg.matvec(labels, tf.range(8.0))
+        np.testing.assert_allclose(mixed[:, 0, 0, 0], expected, rtol=1e-5)
+        np.testing.assert_allclose(tf.reduce_sum(labels, 1), 1.0, rtol=1e-6)
+
 
 if __name__ == "__main__":
     absltest.main()

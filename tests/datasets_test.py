@@ -128,6 +128,53 @@ class DigitsTest(parameterized.TestCase):
         dataset = datasets.load("digits", "test", 7, self.data_dir)
         np.testing.assert_array_equal(_images(dataset), _images(dataset))
 
+    @parameterized.parameters(True, False)
+    def test_shards_are_disjoint_and_together_the_split(self, training):
+        def keys(**arguments):
+            data = datasets.load(
+                "digits",
+                "train",
+                10,
+                self.data_dir,
+                training=training,
+                **arguments,
+            )
+            return [image.tobytes() for image in _images(data)]
+
+        shards = [keys(shard=(i, 4)) for i in range(4)]
+        everything = keys() if not training else None
+        if everything:
+            self.assertCountEqual(sum(shards, []), everything)
+        else:
+            # Every worker has as many steps: 1437 / 4 = 359, 35 batches.
+            self.assertEqual([len(keys) for keys in shards], [350] * 4)
+            self.assertLen({*sum(shards, [])}, 1400)
+
+    @parameterized.parameters((4, 4), (-1, 4), (0, 0))
+    def test_bad_shard(self, index, count):
+        with self.assertRaisesRegex(ValueError, "Received: shard="):
+            datasets.load(
+                "digits", data_dir=self.data_dir, shard=(index, count)
+            )
+
+    def test_grey_images_and_strong_augmentation(self):
+        def load(**arguments):
+            return next(
+                iter(
+                    datasets.load(
+                        "digits", "train", 64, self.data_dir, **arguments
+                    )
+                )
+            )
+
+        plain, varied = load(), load(rand_augment=0.3, mixup=0.2)
+        self.assertEqual(varied[0].shape, (64, 8, 8, 1))
+        self.assertEqual(varied[1].shape, (64, 10))
+        self.assertGreater(np.abs(varied[0] - plain[0]).mean(), 0.05)
+        for bad in ({"rand_augment": 1.5}, {"mixup": -1.0}):
+            with self.assertRaisesRegex(ValueError, "Received: rand_augment"):
+                load(**bad)
+
     def test_part_held_out_of_train(self):
         held_out = datasets.load(
             "digits", "train[90%:]", 50, self.data_dir, training=False
@@ -216,6 +263,25 @@ class ErrorsTest(parameterized.TestCase):
         self.assertIn("no route to host", message)
         self.assertIn("python -m tensorflow_datasets build mnist", message)
         self.assertIn("`data_dir`", message)
+
+    def test_download_without_network_fails_in_seconds(self):
+        from tensorflow_datasets.core.download import downloader
+
+        seen = []
+
+        def record(*arguments, **keywords):
+            seen.append(downloader.MAX_RETRIES)
+            raise ConnectionError
+
+        usual = downloader.MAX_RETRIES
+        with mock.patch.object(
+            tfds.core.DatasetBuilder, "download_and_prepare", record
+        ):
+            with self.assertRaises(RuntimeError):
+                datasets.load("mnist", data_dir=self.create_tempdir().full_path)
+        # Pauses of 0.2 * 2^n seconds, none before the first.
+        self.assertLess(sum(0.2 * 2**n for n in range(1, seen[0])), 10)
+        self.assertEqual(downloader.MAX_RETRIES, usual)
 
 
 class NamesTest(parameterized.TestCase):

@@ -9,7 +9,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Hashable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -107,7 +106,7 @@ def model_time(
 
 def median_times(
     files: Mapping[Any, bytes], rounds: int, threads: int = 1
-) -> dict[Hashable, float]:
+) -> dict[Any, float]:
     """Runs LiteRT files in turn on normal inputs.
 
     Args:
@@ -120,7 +119,7 @@ def median_times(
     """
     runs = {key: _prepare(files[key], threads) for key in files}
     repeats = {key: _repeats(run) for key, run in runs.items()}
-    found: dict[Hashable, list[float]] = {key: [] for key in runs}
+    found: dict[Any, list[float]] = {key: [] for key in runs}
     for _ in range(rounds):
         for key, run in runs.items():
             found[key].append(_time(run, repeats[key]))
