@@ -19,6 +19,7 @@ from fliqs_tf.layers.base import graph_of
 from fliqs_tf.layers.base import searchable_form
 from fliqs_tf.layers.base import searchable_layers
 from fliqs_tf.layers.base import walk
+from fliqs_tf.quantizers import check_range
 from fliqs_tf.space import Rule
 from fliqs_tf.space import get_space
 from fliqs_tf.space import nearest
@@ -66,6 +67,7 @@ def to_searchable(
             searchable already, or a rule matches nothing.
     """
     space = get_space(space)
+    check_range(input_range)
     _check_model(model)
     if any(isinstance(layer, SearchableLayer) for _, layer in walk(model)):
         raise ValueError(
@@ -129,6 +131,7 @@ def to_fixed(
             misses one.
     """
     model = getattr(model, "searchable_model", model)
+    check_range(input_range)
     _check_model(model)
     if not isinstance(assignment, Assignment):
         assignment = Assignment(assignment)

@@ -27,6 +27,14 @@ RANGES = ("dynamic", "ema")
 IDENTITY = "fp32"
 
 
+def check_range(range: str) -> None:
+    """Raises unless a range is one of `RANGES`."""
+    if range not in RANGES:
+        raise ValueError(
+            f"A range is one of {', '.join(RANGES)}. Received: range={range!r}."
+        )
+
+
 class _FormatQuantizer(abc.ABC):
     """What quantizers of weights and of inputs share: the chosen row."""
 
@@ -156,11 +164,7 @@ class InputQuantizer(_FormatQuantizer):
 
     def __init__(self, formats, range: str = "ema", momentum: float = 0.99):
         super().__init__(formats)
-        if range not in RANGES:
-            raise ValueError(
-                f"`range` must be one of {', '.join(RANGES)}. Received: "
-                f"range={range!r}."
-            )
+        check_range(range)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(
                 f"`momentum` must be in [0, 1). Received: momentum={momentum}."
