@@ -10,6 +10,7 @@ from fliqs_tf import layers
 from fliqs_tf import models
 from fliqs_tf import plots
 from fliqs_tf import report
+from fliqs_tf import rules
 from fliqs_tf.assignment import Assignment
 from fliqs_tf.codebooks import register_format
 from fliqs_tf.controller import Controller
@@ -43,6 +44,7 @@ __all__ = [
     "recalibrate",
     "register_format",
     "report",
+    "rules",
     "to_fixed",
     "to_searchable",
 ]

@@ -11,6 +11,7 @@ from fliqs_tf.files import read_json
 from fliqs_tf.files import write_json
 from fliqs_tf.formats import get_format
 from fliqs_tf.layers.base import searchable_layers
+from fliqs_tf.layers.searchable_layer import SearchableLayer
 
 _VERSION = 1
 KINDS = ("weight", "input")
@@ -65,9 +66,14 @@ class Assignment(Mapping[str, Entry]):
 
     @classmethod
     def uniform(cls, model: keras.Model, fmt: str) -> "Assignment":
-        """Every layer of a model that can be searched at one format."""
+        """Every layer of a model that can be searched at one format.
+
+        In a searchable or fixed model, every searchable layer.
+        """
         name = get_format(fmt).name
-        return cls(dict.fromkeys(searchable_layers(model), name))
+        found = searchable_layers(model)
+        made = [p for p, la in found.items() if isinstance(la, SearchableLayer)]
+        return cls(dict.fromkeys(made or found, name))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the JSON form, replacing the file at once."""

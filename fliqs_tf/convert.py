@@ -1,25 +1,29 @@
 """From a Keras model to a searchable one, and to a fixed one.
 
-Both clone the model layer by layer (`keras.models.clone_model`): kernel layers
-become their searchable form, everything else is cloned as it is, weights are
-copied. The model that was given is never changed.
+Both copy the model (see `model_copy.py`): kernel layers become their
+searchable form, everything else stays as it is, weights are copied. The model
+that was given is never changed.
 """
 
 import dataclasses
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from fliqs_tf.assignment import Assignment
-from fliqs_tf.layers.base import TIED
-from fliqs_tf.layers.base import SearchableLayer
-from fliqs_tf.layers.base import graph_of
+from fliqs_tf.layers.base import is_container
+from fliqs_tf.layers.base import kind_of
 from fliqs_tf.layers.base import searchable_form
 from fliqs_tf.layers.base import searchable_layers
 from fliqs_tf.layers.base import walk
+from fliqs_tf.layers.children import own_variables
+from fliqs_tf.layers.searchable_layer import SearchableLayer
+from fliqs_tf.model_copy import copy_model
 from fliqs_tf.quantizers import check_range
+from fliqs_tf.space import APART
+from fliqs_tf.space import TIED
 from fliqs_tf.space import Rule
 from fliqs_tf.space import get_space
 from fliqs_tf.space import nearest
@@ -49,12 +53,18 @@ def to_searchable(
     rules: Sequence[Rule] = (),
     input_range: str = "ema",
 ) -> keras.Model:
-    """Clones a model with a choice of formats in every kernel layer.
+    """Copies a model with a choice of formats in every kernel layer.
+
+    Functional, Sequential and subclassed models, models in models, wrappers
+    (`TimeDistributed`, `Bidirectional`), attention, and layers of one's own
+    that hold kernel layers are converted. A layer that is called twice is one
+    decision. What has no searchable form passes through.
 
     Args:
-        model: Built Functional or Sequential model, trained or not.
+        model: Built model, trained or not.
         space: Key of `fliqs.SPACES`, a format, or a sequence of formats.
-        rules: Exceptions; the first that matches a layer's path decides.
+        rules: Exceptions; the first that matches a layer decides. See
+            `fliqs.rules` for common sets of them.
         input_range: Where the scale of inputs comes from: `"ema"` or
             `"dynamic"`, see `fliqs.layers`.
 
@@ -64,50 +74,51 @@ def to_searchable(
 
     Raises:
         ValueError: If the model has no searchable layer, is not built, is
-            searchable already, or a rule matches nothing.
+            searchable or quantized already, or a rule matches nothing.
     """
     space = get_space(space)
     check_range(input_range)
     _check_model(model)
-    if any(isinstance(layer, SearchableLayer) for _, layer in walk(model)):
+    layers = dict(walk(model))
+    if any(isinstance(layer, SearchableLayer) for layer in layers.values()):
         raise ValueError(
             "`to_searchable` takes a plain Keras model. Received: a model with "
             "searchable layers. Convert the original, or use `to_fixed`."
         )
-    formats: dict[str, tuple[str, ...]] = {}
+    keywords: dict[str, dict[str, Any]] = {}
     left_alone = {}
     used = set()
-    for path, layer in walk(model):
-        if searchable_form(layer) is None:
-            if any(len(weight.shape) > 1 for weight in layer.weights):
-                kind = type(layer).__name__
-                left_alone[path] = f"{kind} has no searchable form"
+    for path, layer in layers.items():
+        obstacle = _obstacle(layer)
+        if obstacle is not None:
+            if obstacle:
+                left_alone[path] = obstacle
             continue
-        rule = next((r for r in rules if r.matches(path)), None)
-        used.add(rule)
-        if rule is None:
-            formats[path] = space
-        elif rule.formats is None:
-            left_alone[path] = f"rule {rule.path!r}"
+        kind = kind_of(layer)
+        number = next(
+            (i for i, r in enumerate(rules) if r.matches(path, kind, layer)),
+            None,
+        )
+        rule = Rule(formats=space) if number is None else rules[number]
+        used.add(number)
+        if rule.leaves_alone:
+            left_alone[path] = f"rule {rule}"
         else:
-            formats[path] = get_space(rule.formats)
+            keywords[path] = {
+                **_keywords(rule, space),
+                "input_range": input_range,
+            }
     _check_rules(rules, used, model)
-    if not formats:
+    if not keywords:
         raise ValueError(
             "A search needs a layer with a searchable form (see "
             "`fliqs.layers`). Received: a model whose layers are "
-            f"{sorted({type(la).__name__ for _, la in walk(model)})}"
-            f"{', all left alone by rules' if left_alone else ''}."
+            f"{sorted({type(layer).__name__ for layer in layers.values()})}"
+            f"{', all left alone' if left_alone else ''}."
         )
-
-    def arguments(path, layer):
-        if path not in formats:
-            return None
-        return {"formats": formats[path], "input_range": input_range}
-
-    searchable = _clone(model, arguments)
+    searchable = copy_model(model, keywords)
     searchable.conversion_report = ConversionReport(
-        tuple(formats), dict(left_alone)
+        tuple(keywords), dict(left_alone)
     )
     return searchable
 
@@ -115,7 +126,7 @@ def to_searchable(
 def to_fixed(
     model: keras.Model, assignment: Mapping, input_range: str = "ema"
 ) -> keras.Model:
-    """Clones a model with one format a layer.
+    """Copies a model with one format a layer.
 
     Args:
         model: A built plain, searchable or fixed model, or a `SearchModel`.
@@ -124,7 +135,7 @@ def to_fixed(
             layers so far; others keep theirs.
 
     Returns:
-        A Functional or Sequential model of the same weights and names.
+        A model of the same class, names and weights.
 
     Raises:
         ValueError: If the assignment names a layer that the model lacks, or
@@ -136,18 +147,17 @@ def to_fixed(
     if not isinstance(assignment, Assignment):
         assignment = Assignment(assignment)
     check_assignment(model, assignment)
-
-    def arguments(path, layer):
-        if path not in assignment:
-            return None
+    layers = dict(walk(model))
+    keywords = {}
+    for path in assignment:
         weight, inputs = assignment.formats(path)
-        return {
+        keywords[path] = {
             "formats": weight,
             "input_formats": TIED if inputs == weight else inputs,
-            "input_range": getattr(layer, "input_range", input_range),
+            "input_range": getattr(layers[path], "input_range", input_range),
+            "tie": None,
         }
-
-    return _clone(model, arguments)
+    return copy_model(model, keywords)
 
 
 def check_assignment(model: keras.Model, assignment: Mapping) -> None:
@@ -180,61 +190,65 @@ def _check_model(model):
         raise ValueError(
             f"Expected a `keras.Model`. Received: {type(model).__name__}."
         )
-    if isinstance(model, keras.Sequential) and not model.built:
+    layers = dict(walk(model)) if model.built else {}
+    unbuilt = [
+        path
+        for path, layer in layers.items()
+        if searchable_form(layer) is not None and not layer.built
+    ]
+    if not model.built or unbuilt:
+        where = f" in layers {', '.join(unbuilt)}" if unbuilt else ""
         raise ValueError(
-            "Expected a built model. Received: one without weights yet. Give "
-            "it an `Input`, or call it once on a batch."
+            f"Expected a built model. Received: one without weights yet{where}."
+            " Give it an `Input`, or call it once on a batch."
         )
-    if graph_of(model) is None:
+    quantized = [
+        path
+        for path, layer in layers.items()
+        if getattr(layer, "quantization_mode", None) is not None
+    ]
+    if quantized:
         raise ValueError(
-            "Expected a Functional or Sequential model. Received: "
-            f"{type(model).__name__}, a subclass of `keras.Model`. Build it "
-            "with the functional API, or use the layers of `fliqs.layers` in "
-            "it directly."
+            "Expected a model with floating-point weights. Received: layers "
+            f"{', '.join(quantized)}, quantized by Keras's `quantize`. Convert "
+            "the model from before."
         )
+
+
+def _obstacle(layer):
+    """Why a layer cannot be searched: `None` if it can, "" if nobody would."""
+    kind = type(layer).__name__
+    if searchable_form(layer) is None:
+        weights = own_variables(layer) if is_container(layer) else layer.weights
+        if all(len(weight.shape) < 2 for weight in weights):
+            return ""
+        return (
+            f"{kind} has no searchable form; `fliqs.layers.searchable` tells "
+            "how to give it one"
+        )
+    if getattr(layer, "lora_enabled", False):
+        return "its LoRA weights are not merged into its kernel"
+    return None
+
+
+def _keywords(rule, space):
+    """Arguments of a searchable layer that a rule decides for."""
+    formats = rule.formats or space
+    inputs = rule.input_formats
+    if inputs == APART:
+        inputs = formats
+    return {"formats": formats, "input_formats": inputs, "tie": rule.tie}
 
 
 def _check_rules(rules, used, model):
-    paths = searchable_layers(model)
-    for rule in rules:
-        if rule not in used:
+    for number, rule in enumerate(rules):
+        if number not in used:
+            paths = {
+                f"{path} ({kind_of(layer)})": path
+                for path, layer in searchable_layers(model).items()
+            }
             raise ValueError(
                 "Every rule must decide for at least one layer. Received: "
-                f"path={rule.path!r}, which matches none that an earlier rule "
-                f"has not taken. Nearest paths: {nearest(rule.path, paths)}."
+                f"{rule}, which matches none that an earlier rule has not "
+                f"taken. Nearest paths: {nearest(rule.path, paths)}."
             )
-
-
-def _clone(model: keras.Model, arguments: Callable) -> keras.Model:
-    """Clones; `arguments(path, layer)` are the keywords of searchable forms."""
-    paths = {id(layer): path for path, layer in walk(model)}
-
-    def clone_layer(layer):
-        keywords = None
-        if id(layer) in paths:
-            keywords = arguments(paths[id(layer)], layer)
-        if keywords is None:
-            return layer.__class__.from_config(layer.get_config())
-        form = searchable_form(layer)
-        return form.from_config({**layer.get_config(), **keywords})
-
-    clone = keras.models.clone_model(
-        model, clone_function=clone_layer, recursive=_has_models(model)
-    )
-    for (_, source), (_, target) in zip(walk(model), walk(clone), strict=True):
-        _copy_weights(source, target)
-    return clone
-
-
-def _has_models(model):
-    return any(isinstance(layer, keras.Model) for layer in model.layers)
-
-
-def _copy_weights(source, target):
-    if not isinstance(target, SearchableLayer):
-        target.set_weights(source.get_weights())
-        return
-    values = {w.name: w for w in source.weights}
-    for variable in target.weights:
-        if variable.name in values and not variable.name.endswith("_choice"):
-            variable.assign(values[variable.name])

@@ -6,8 +6,6 @@ A `PeakCost` is the largest of several such sums.
 """
 
 import dataclasses
-import itertools
-import math
 import re
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -21,10 +19,8 @@ from fliqs_tf import memory
 from fliqs_tf.assignment import Assignment
 from fliqs_tf.convert import check_assignment
 from fliqs_tf.formats import get_format
-from fliqs_tf.layers.base import SearchableLayer
-from fliqs_tf.layers.base import graph_of
-from fliqs_tf.layers.base import searchable_form
-from fliqs_tf.layers.base import searchable_layers
+from fliqs_tf.profiles import LayerProfile
+from fliqs_tf.profiles import profile
 
 # An input that is not quantized is charged as what it is.
 _UNQUANTIZED = "fp32"
@@ -32,92 +28,6 @@ _RATIO = re.compile(r"(\d*\.?\d+)\s*x\s*(\w+)")
 _PER_CENT = re.compile(r"(\d*\.?\d+)\s*%")
 _FLOAT = "fp32"
 _TABLE = "table:"
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerProfile:
-    """The numbers of a layer that its cost depends on.
-
-    Args:
-        path: Path of the layer.
-        kind: Class name of the Keras layer.
-        macs: Multiply-accumulates of one sample, over all calls.
-        inputs: Elements of the inputs of one sample, over all calls.
-        weights: Elements of the kernel.
-        scales: Scales of the kernel.
-        biases: Elements of the bias.
-    """
-
-    path: str
-    kind: str
-    macs: int
-    inputs: int
-    weights: int
-    scales: int
-    biases: int
-
-
-def profile(model: keras.Model) -> dict[str, LayerProfile]:
-    """Profiles the layers of a model that are or can be made searchable.
-
-    A searchable or fixed model is profiled in its searchable layers only.
-
-    Raises:
-        ValueError: If the size of a layer's input is not known.
-    """
-    layers = searchable_layers(model)
-    made = {
-        p: la for p, la in layers.items() if isinstance(la, SearchableLayer)
-    }
-    calls = _calls(model)
-    return {
-        path: _profile_layer(path, layer, calls[id(layer)])
-        for path, layer in (made or layers).items()
-    }
-
-
-def _profile_layer(path, layer, input_shapes):
-    form = searchable_form(layer)
-    macs = 0
-    for shape in input_shapes:
-        if None in shape[1:]:
-            raise ValueError(
-                "MACs need inputs of known size. Received: layer "
-                f"{path!r} with input shape {shape}. Build the model with a "
-                "fixed input shape."
-            )
-        macs += form.macs(layer, shape)
-    inputs = sum(math.prod(shape[1:]) for shape in input_shapes)
-    axes = form.kernel_scale_axis
-    axes = (axes,) if isinstance(axes, int) else axes
-    kernel, bias = layer.kernel.shape, layer.bias
-    return LayerProfile(
-        path,
-        next(c.__name__ for c in type(layer).__mro__ if _is_keras(c)),
-        macs,
-        inputs,
-        weights=int(np.prod(kernel)),
-        scales=int(np.prod([kernel[axis] for axis in axes])),
-        biases=0 if bias is None else int(np.prod(bias.shape)),
-    )
-
-
-def _is_keras(cls):
-    return cls.__module__.startswith("keras.")
-
-
-def _calls(model):
-    """Input shapes of every call of every layer, by the layer's id."""
-    calls: dict[int, list[tuple]] = {}
-    for node in itertools.chain(*graph_of(model)._nodes_by_depth.values()):
-        operation = node.operation
-        if isinstance(operation, keras.Model):
-            for key, shapes in _calls(operation).items():
-                calls.setdefault(key, []).extend(shapes)
-        elif node.input_tensors:
-            shape = tuple(node.input_tensors[0].shape)
-            calls.setdefault(id(operation), []).append(shape)
-    return calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +240,7 @@ def target(
     return number
 
 
-def parse_bounds(text: str) -> dict[str, str]:
+def parse_bounds(text: str) -> dict[str | AnyCost, float | str]:
     """Reads bounds as a flag gives them.
 
     Args:
@@ -342,7 +252,7 @@ def parse_bounds(text: str) -> dict[str, str]:
     Raises:
         ValueError: If it is of another form, or a cost stands twice.
     """
-    bounds: dict[str, str] = {}
+    bounds: dict[str | AnyCost, float | str] = {}
     for item in filter(None, map(str.strip, text.split(","))):
         # The name of a table has a colon too.
         name, _, value = item.rpartition(":")

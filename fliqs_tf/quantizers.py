@@ -57,8 +57,10 @@ class _FormatQuantizer(abc.ABC):
         # Not `layer.add_weight`, which has no `synchronization`: each replica
         # holds its own sample. The layer tracks the variable all the same.
         choice = keras.Variable(
-            # A model that nobody searches yet runs at its widest format.
-            int(np.argmax(widths)),
+            # A model that nobody searches yet runs at its widest format. (An
+            # initializer, as a layer may be built inside of a symbolic call.)
+            keras.initializers.Constant(int(np.argmax(widths))),
+            shape=(),
             dtype="int32",
             trainable=False,
             name=f"{name}_choice",

@@ -12,6 +12,7 @@ from keras import ops
 from fliqs_tf import costs
 from fliqs_tf import rewards
 from fliqs_tf.assignment import Assignment
+from fliqs_tf.budget import assignment_of
 from fliqs_tf.budget import make_budget
 from fliqs_tf.budget import model_decisions
 from fliqs_tf.controller import Controller
@@ -334,19 +335,7 @@ class SearchModel(keras.Model):
         Under the reward `"absolute"`, which wants the target met, one that
         uses at least 98% of it, if there is any.
         """
-        sample = self._affordable_sample()
-        layers: dict = {}
-        for decision, option in zip(self.decisions, sample, strict=True):
-            name = decision.options[option]
-            if decision.kind == "format":
-                layers[decision.path] = name
-            else:
-                kind = decision.kind.removesuffix("_format")
-                entry = layers.setdefault(
-                    decision.path, {"weight": None, "input": None}
-                )
-                entry[kind] = name
-        return Assignment(layers)
+        return assignment_of(self.decisions, self._affordable_sample())
 
     def best_model(self) -> keras.Model:
         """The trained model at the formats of `assignment`."""

@@ -3,8 +3,10 @@
 import dataclasses
 import difflib
 import re
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from typing import Any
 
 from fliqs_tf.formats import get_format
 
@@ -65,15 +67,20 @@ class Decision:
     """One choice that the search makes.
 
     Args:
-        path: Path of the layer (or name of the tied group) it belongs to.
+        path: Path of the layer, or name of the tied group, it belongs to.
         kind: What is chosen: `"format"` (weights and inputs of a layer
             together), `"weight_format"` or `"input_format"`.
         options: The options, in the order in which they are numbered.
+        layers: Paths of the layers it decides for; by default `(path,)`.
     """
 
     path: str
     kind: str
     options: tuple[str, ...]
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "layers", self.layers or (self.path,))
 
     @property
     def name(self) -> str:
@@ -83,35 +90,90 @@ class Decision:
         )
 
 
+# Values of `Rule.input_formats` beside formats.
+TIED = "tied"
+APART = "apart"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
     """Says what the search may do with the layers it matches.
 
-    The first rule that matches a layer decides; layers that none matches get
+    A rule matches a layer if all of `path`, `kind` and `predicate` that are
+    given do. The first rule that matches decides; layers that none matches get
     the whole space. A rule that matches nothing is an error.
+
+    Example:
+    >>> Rule(path="stem", formats="int8")  # Fixed.
+    >>> Rule(kind="Dense", formats=("int4", "int8"))  # Fewer options.
+    >>> Rule(path="head")  # Left alone, in float.
+    >>> Rule(path="block_1/.*", tie="block_1")  # One decision for all.
+    >>> Rule(kind="Embedding", input_formats=None)  # Weights only.
+    >>> Rule(path=".*", input_formats="apart")  # Two decisions a layer.
 
     Args:
         path: Regular expression that must match the layer's whole path.
-        formats: Options of these layers (a space, or one format to fix them),
-            or `None` to leave them alone.
+        kind: Regular expression that must match the name of the layer's class,
+            such as `"Conv2D"` or `"Conv.*"`.
+        predicate: Function `(path, layer) -> bool`.
+        formats: Options of these layers: a space, or one format to fix them.
+            `None` is the whole space if the rule says `input_formats` or
+            `tie`; otherwise the rule leaves its layers alone.
+        input_formats: What the inputs of these layers can have: `"tied"` (the
+            weights' format, one decision), `"apart"` (the same options, but a
+            decision of their own), options of their own, or `None` (inputs
+            stay unquantized: weights only).
+        tie: Name of one decision for all these layers together.
     """
 
-    path: str
+    path: str = ".*"
+    kind: str = ".*"
+    predicate: Callable[[str, Any], bool] | None = None
     formats: str | Sequence[str] | None = None
+    input_formats: str | Sequence[str] | None = TIED
+    tie: str | None = None
 
     def __post_init__(self):
-        try:
-            re.compile(self.path)
-        except re.error as error:
-            raise ValueError(
-                "A rule's path is a regular expression. Received: "
-                f"path={self.path!r} ({error})."
-            ) from error
-        if self.formats is not None:
-            object.__setattr__(self, "formats", get_space(self.formats))
+        for name in ("path", "kind"):
+            pattern = getattr(self, name)
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"A rule's {name} is a regular expression. Received: "
+                    f"{name}={pattern!r} ({error})."
+                ) from error
+        for name in ("formats", "input_formats"):
+            value = getattr(self, name)
+            if value not in (None, TIED, APART):
+                object.__setattr__(self, name, get_space(value))
 
-    def matches(self, path: str) -> bool:
-        return re.fullmatch(self.path, path) is not None
+    @property
+    def leaves_alone(self) -> bool:
+        """Whether the rule's layers stay as they are."""
+        return (
+            self.formats is None
+            and self.input_formats == TIED
+            and (self.tie is None)
+        )
+
+    def matches(self, path: str, kind: str, layer: Any) -> bool:
+        """Whether the rule is about a layer of this path and class name."""
+        return (
+            re.fullmatch(self.path, path) is not None
+            and re.fullmatch(self.kind, kind) is not None
+            and (self.predicate is None or bool(self.predicate(path, layer)))
+        )
+
+    def __str__(self) -> str:
+        said = []
+        if self.path != ".*" or (self.kind == ".*" and not self.predicate):
+            said.append(f"path={self.path!r}")
+        if self.kind != ".*":
+            said.append(f"kind={self.kind!r}")
+        if self.predicate is not None:
+            said.append(f"predicate={self.predicate!r}")
+        return ", ".join(said)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
-from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import searchable
+from fliqs_tf.layers.searchable_layer import SearchableLayer
 
 
 @searchable(keras.layers.Dense)
@@ -18,8 +18,8 @@ class Dense(SearchableLayer, keras.layers.Dense):
     """
 
     def call(self, inputs, training=False):
-        inputs, kernel, scale = self._quantize_operands(inputs, training)
-        return self._finish(ops.matmul(inputs, kernel), scale)
+        inputs, kernel, scale = self.quantize_operands(inputs, training)
+        return self.finish(ops.matmul(inputs, kernel), scale)
 
     @staticmethod
     def macs(layer, input_shape):

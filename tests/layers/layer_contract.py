@@ -149,13 +149,14 @@ class LayerContract:
 
     # The promises.
 
-    def test_signature_is_the_keras_layers_own_and_three_more(self):
+    def test_signature_is_the_keras_layers_own_and_four_more(self):
         found = inspect.signature(self.layer_class).parameters
         parent = inspect.signature(self.keras_class).parameters
         own = {
             "formats": "int8",
             "input_formats": "tied",
             "input_range": "ema",
+            "tie": None,
         }
         self.assertEqual(
             {n: p.default for n, p in found.items()},

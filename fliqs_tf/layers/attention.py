@@ -1,0 +1,73 @@
+"""Searchable attention: its projections have number formats.
+
+The projections are `EinsumDense` layers with a decision each, at the paths
+`"<name>/query"`, `"<name>/key"`, `"<name>/value"` and `"<name>/output"` (and
+`"<name>/gate"` if there is one). The two products of activations, scores and
+their weighted sum, are computed as in Keras, unquantized.
+"""
+
+import keras
+
+from fliqs_tf.layers.base import extends
+from fliqs_tf.layers.children import exchange
+from fliqs_tf.layers.children import slots
+from fliqs_tf.layers.einsum_dense import EinsumDense
+from fliqs_tf.space import TIED
+
+
+class _Attention(keras.layers.Layer):
+    """Mixin before a Keras attention layer."""
+
+    def __init__(
+        self,
+        *args,
+        formats="int8",
+        input_formats=TIED,
+        input_range="ema",
+        tie=None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        # Of every projection; checked as theirs.
+        self._format_config = EinsumDense(
+            "...x,xy->...y",
+            1,
+            name=f"{self.name}_projection",
+            formats=formats,
+            input_formats=input_formats,
+            input_range=input_range,
+            tie=tie,
+        ).format_config()
+
+    def build(self, query_shape, value_shape, key_shape=None):
+        super().build(query_shape, value_shape, key_shape)
+        projections = {}
+        for slot, layer in slots(self).items():
+            if type(layer) is keras.layers.EinsumDense:
+                form = EinsumDense.from_config(
+                    {**layer.get_config(), **self._format_config}
+                )
+                form.build_from_config(layer.get_build_config())
+                projections[slot] = form
+        exchange(self, projections)
+
+    def get_config(self):
+        return {**super().get_config(), **self._format_config}
+
+
+@extends(keras.layers.MultiHeadAttention)
+class MultiHeadAttention(_Attention, keras.layers.MultiHeadAttention):
+    """`keras.layers.MultiHeadAttention` whose projections have a format.
+
+    Arguments are those of the Keras layer and of `SearchableLayer`; the latter
+    hold for every projection.
+    """
+
+
+@extends(keras.layers.GroupQueryAttention)
+class GroupQueryAttention(_Attention, keras.layers.GroupQueryAttention):
+    """`keras.layers.GroupQueryAttention` whose projections have a format.
+
+    Arguments are those of the Keras layer and of `SearchableLayer`; the latter
+    hold for every projection.
+    """
