@@ -12,6 +12,11 @@ import scipy.sparse
 # Of a limit, so that a limit of exactly the cheapest sample is met.
 SLACK = 1e-9
 
+# What the solver takes for kept, relative to a limit. A sample that hides in
+# it is excluded, and after so many of them their neighbourhood is.
+_TOLERANCE = 1e-6
+_TRIES = 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Term:
@@ -98,7 +103,16 @@ class Program:
         """
         objective = np.zeros(self._count)
         objective[: len(scores)] = -scores
-        return self._solve(objective, self._within(limits, used))
+        constraints = self._within(limits, used)
+        for _ in range(_TRIES):
+            sample = self._solve(objective, constraints)
+            if sample is None or self._keeps(sample, limits):
+                return sample
+            constraints.append(self._other_than(sample))
+        tighter = {
+            n: limit * (1 - 2 * _TOLERANCE) for n, limit in limits.items()
+        }
+        return self._solve(objective, self._within(tighter, used))
 
     def lowest(self, cost: int, limits: Mapping[int, float]) -> float | None:
         """The smallest that a cost can be, `None` if no sample fits."""
@@ -132,6 +146,19 @@ class Program:
             sample = self._solve(-rows[number], self._within(limits))
             found = max(found, cost_of(self._costs[cost], sample))
         return found
+
+    def _keeps(self, sample, limits):
+        return all(
+            cost_of(self._costs[number], sample) <= limit * (1 + SLACK)
+            for number, limit in limits.items()
+        )
+
+    def _other_than(self, sample):
+        """Constraint that excludes one sample."""
+        starts = np.cumsum([0, *self._sizes[:-1]])
+        row = np.zeros((1, self._count))
+        row[0, starts + sample] = 1
+        return scipy.optimize.LinearConstraint(row, ub=len(sample) - 1)
 
     def _within(self, limits, used=0.0):
         constraints = []
