@@ -1,0 +1,295 @@
+"""Costs of small networks, worked out by hand."""
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+import fliqs_tf as fliqs
+from fliqs_tf import costs
+from fliqs_tf.budget import Budget
+from fliqs_tf.budget import cost_terms
+from fliqs_tf.budget import model_decisions
+
+
+def model_of(shape, *layers):
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+def profile_of(shape, layer):
+    (found,) = costs.profile(model_of(shape, layer)).values()
+    return found
+
+
+def small_model():
+    """The network of most of the sums below."""
+    return model_of(
+        (9, 9, 3),
+        # 9 - 3 + 1 = 7 positions a side.
+        keras.layers.Conv2D(4, 3, name="stem"),
+        # ceil(7 / 2) = 4.
+        keras.layers.DepthwiseConv2D(
+            3, strides=2, padding="same", use_bias=False, name="depthwise"
+        ),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10, name="head"),
+    )
+
+
+# Positions times kernel.
+_STEM, _DEPTHWISE, _HEAD = 7 * 7 * 27 * 4, 4 * 4 * 9 * 4, 4 * 4 * 4 * 10
+
+
+class ProfileTest(parameterized.TestCase):
+    @parameterized.parameters(
+        # (9 - 3) / 2 + 1 = 4 and (8 - 3) / 2 + 1 = 3.
+        (dict(strides=2), (9, 8, 2), 4 * 3 * 9 * 2 * 5),
+        # ceil(9 / 2), ceil(8 / 2).
+        (dict(strides=2, padding="same"), (9, 8, 2), 5 * 4 * 9 * 2 * 5),
+        (dict(padding="same"), (9, 8, 2), 9 * 8 * 9 * 2 * 5),
+        # A kernel of 3 reaches over 5: 5 and 4 positions.
+        (dict(dilation_rate=2), (9, 8, 2), 5 * 4 * 9 * 2 * 5),
+        # Each filter sees one of five groups of two channels.
+        (dict(groups=5), (9, 8, 10), 7 * 6 * 9 * 2 * 5),
+        (dict(data_format="channels_first"), (2, 9, 8), 7 * 6 * 9 * 2 * 5),
+    )
+    def test_convolutions(self, keywords, shape, macs):
+        found = profile_of(shape, keras.layers.Conv2D(5, 3, **keywords))
+        self.assertEqual(found.macs, macs)
+        self.assertEqual(found.weights, 9 * 2 * 5)
+        self.assertEqual(found.scales, 5)
+        self.assertEqual(found.biases, 5)
+        self.assertEqual(found.kind, "Conv2D")
+
+    @parameterized.parameters(
+        (dict(), 7 * 6 * 9 * 2, 18, 2),
+        (dict(depth_multiplier=3), 7 * 6 * 9 * 6, 54, 6),
+        (dict(strides=2, padding="same"), 5 * 4 * 9 * 2, 18, 2),
+    )
+    def test_depthwise_convolutions(self, keywords, macs, weights, scales):
+        found = profile_of(
+            (9, 8, 2), keras.layers.DepthwiseConv2D(3, **keywords)
+        )
+        self.assertEqual(found.macs, macs)
+        self.assertEqual(found.weights, weights)
+        self.assertEqual(found.scales, scales)
+        self.assertEqual(found.kind, "DepthwiseConv2D")
+
+    @parameterized.parameters(
+        ((6,), 6 * 5), ((7, 6), 7 * 6 * 5), ((3, 7, 6), 3 * 7 * 6 * 5)
+    )
+    def test_dense(self, shape, macs):
+        found = profile_of(shape, keras.layers.Dense(5, use_bias=False))
+        self.assertEqual(found.macs, macs)
+        self.assertEqual(found.weights, 30)
+        self.assertEqual(found.scales, 5)
+        self.assertEqual(found.biases, 0)
+
+    def test_every_call_of_a_shared_layer_counts(self):
+        x = keras.Input((7, 4))
+        dense = keras.layers.Dense(4, name="twice")
+        y = dense(keras.layers.AveragePooling1D(7)(dense(x)))
+        found = costs.profile(keras.Model(x, y))["twice"]
+        # Seven rows, and one.
+        self.assertEqual(found.macs, (7 + 1) * 16)
+        self.assertEqual(found.weights, 16)
+
+    def test_every_call_of_a_shared_model_counts(self):
+        inside = model_of((4,), keras.layers.Dense(4, name="dense"))
+        x = keras.Input((4,))
+        outer = keras.Model(x, inside(inside(x)))
+        (found,) = costs.profile(outer).values()
+        self.assertEqual(found.path, f"{inside.name}/dense")
+        self.assertEqual(found.macs, 32)
+
+    def test_calls_in_other_models_do_not_count(self):
+        x = keras.Input((4,))
+        dense = keras.layers.Dense(4, name="dense")
+        model = keras.Model(x, dense(x))
+        dense(dense(x))
+        self.assertEqual(costs.profile(model)["dense"].macs, 16)
+
+    def test_plain_searchable_and_fixed_models_are_alike(self):
+        model = small_model()
+        expected = costs.profile(model)
+        self.assertEqual(list(expected), ["stem", "depthwise", "head"])
+        self.assertEqual(
+            costs.profile(fliqs.to_searchable(model, "int_l")), expected
+        )
+        fixed = fliqs.to_fixed(model, fliqs.Assignment.uniform(model, "int4"))
+        self.assertEqual(costs.profile(fixed), expected)
+
+    def test_unknown_size(self):
+        model = model_of((None, None, 3), keras.layers.Conv2D(2, 3, name="a"))
+        with self.assertRaisesRegex(
+            ValueError, r"Received: layer 'a' with input shape \(None, None"
+        ):
+            costs.get("bitops")(model, "int4")
+
+
+class CostTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("int4", 16), ("e2m1", 16), ("int8", 64), ("bf16", 256),
+        ("fp32", 1024), ("e3m2", 36),
+    )  # fmt: skip
+    def test_bitops_of_one_format(self, name, product):
+        cost = fliqs.costs.get("bitops")
+        self.assertEqual(cost.unit, "GBOPs")
+        macs = _STEM + _DEPTHWISE + _HEAD
+        self.assertAlmostEqual(
+            cost(small_model(), name) / (macs * product / 1e9), 1, places=12
+        )
+
+    def test_bitops_of_an_assignment(self):
+        found = fliqs.costs.get("bitops")(
+            small_model(),
+            {
+                "stem": "int8",
+                "depthwise": {"weight": "int4", "input": "e4m3"},
+                # Inputs that are not quantized are float32.
+                "head": {"weight": "int5", "input": None},
+            },
+        )
+        expected = (_STEM * 64 + _DEPTHWISE * 4 * 8 + _HEAD * 5 * 32) / 1e9
+        self.assertAlmostEqual(found / expected, 1, places=12)
+
+    def test_size_by_hand(self):
+        cost = fliqs.costs.get("size")
+        self.assertEqual(cost.unit, "MiB")
+        found = cost(
+            small_model(),
+            {
+                "stem": "int8",
+                "depthwise": "int4",
+                "head": {"weight": "int6", "input": None},
+            },
+        )
+        # Kernel, a float32 scale a channel, and a float32 bias: of the
+        # depthwise convolution too, as norms are folded into it.
+        stem = 9 * 3 * 4 * 1 + 4 * 4 + 4 * 4
+        depthwise = 9 * 4 / 2 + 4 * 4 + 4 * 4
+        head = 64 * 10 * 6 / 8 + 10 * 4 + 10 * 4
+        self.assertAlmostEqual(
+            found / ((stem + depthwise + head) / 2**20), 1, places=12
+        )
+
+    def test_size_of_unscaled_formats(self):
+        found = fliqs.costs.get("size")(
+            model_of((3,), keras.layers.Dense(2, use_bias=False)), "fp32"
+        )
+        self.assertAlmostEqual(found * 2**20, 3 * 2 * 4)
+
+    @parameterized.parameters("bitops", "size")
+    def test_same_for_every_form_of_a_model(self, name):
+        cost = fliqs.costs.get(name)
+        model = small_model()
+        assignment = {"stem": "int8", "depthwise": "int5", "head": "int4"}
+        expected = cost(model, assignment)
+        searchable = fliqs.to_searchable(model, "int_l")
+        for form in (
+            searchable,
+            fliqs.to_fixed(model, assignment),
+            fliqs.SearchModel(searchable),
+        ):
+            self.assertEqual(cost(form, assignment), expected)
+        self.assertEqual(cost(model, fliqs.Assignment(assignment)), expected)
+
+    @parameterized.parameters("bitops", "size")
+    def test_graph_and_python_agree(self, name):
+        cost = fliqs.costs.get(name)
+        model = keras.Sequential(
+            [
+                keras.Input((9, 9, 3)),
+                fliqs.layers.Conv2D(4, 3, formats="int_l", name="tied"),
+                fliqs.layers.DepthwiseConv2D(
+                    3, formats="int_s", input_formats="fp_s", name="two"
+                ),
+                keras.layers.Flatten(),
+                fliqs.layers.Dense(
+                    9, formats=("int4", "e3m2"), input_formats=None, name="one"
+                ),
+            ]
+        )
+        layers = {n: model.get_layer(n) for n in ("tied", "two", "one")}
+        decisions = [d for d, _ in model_decisions(layers)]
+        budget = Budget(
+            cost, cost_terms(cost, model, decisions), decisions, None
+        )
+        sizes = [len(d.options) for d in decisions]
+        self.assertEqual(sizes, [5, 2, 2, 2])
+        samples = np.array([*np.ndindex(*sizes)], np.int32)
+        in_graph = np.array(budget.of_tensor(samples))
+        self.assertEqual(in_graph.dtype, np.float32)
+        for sample, found in zip(samples, in_graph, strict=True):
+            names = [
+                d.options[o] for d, o in zip(decisions, sample, strict=True)
+            ]
+            expected = cost(
+                model,
+                {
+                    "tied": names[0],
+                    "two": {"weight": names[1], "input": names[2]},
+                    "one": {"weight": names[3], "input": None},
+                },
+            )
+            self.assertAlmostEqual(budget.of(sample) / expected, 1, places=12)
+            self.assertAlmostEqual(found / expected, 1, delta=1e-6)
+        self.assertAlmostEqual(
+            float(budget.of_tensor(samples[3])) / in_graph[3], 1, delta=1e-6
+        )
+
+    @parameterized.parameters("energy", "", "BITOPS")
+    def test_unknown_cost(self, name):
+        with self.assertRaisesRegex(ValueError, f"Received: cost={name!r}"):
+            fliqs.costs.get(name)
+
+    def test_cost_is_returned_as_it_is(self):
+        cost = fliqs.costs.get("size")
+        self.assertIs(fliqs.costs.get(cost), cost)
+
+    def test_assignment_that_does_not_fit(self):
+        cost, model = fliqs.costs.get("bitops"), small_model()
+        with self.assertRaisesRegex(ValueError, "nearest to 'sten'"):
+            cost(model, {"sten": "int4", "depthwise": "int4", "head": "int4"})
+        with self.assertRaisesRegex(ValueError, "none for"):
+            cost(model, {"stem": "int4"})
+        with self.assertRaisesRegex(ValueError, "Received: 'int9'"):
+            cost(model, "int9")
+
+
+class TargetTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("1.25xint4", 1.25 * 16), ("1xe2m1", 16), (" 2 x int8 ", 2 * 64),
+        (".5xint8", 32),
+    )  # fmt: skip
+    def test_multiple_of_a_uniform_format(self, text, product):
+        macs = _STEM + _DEPTHWISE + _HEAD
+        found = costs.target(costs.get("bitops"), small_model(), text)
+        self.assertAlmostEqual(found / (macs * product / 1e9), 1, places=12)
+
+    @parameterized.parameters(
+        (0.5, 0.5), ("0.5", 0.5), ("1e-3", 1e-3), (3, 3.0)
+    )
+    def test_number(self, value, expected):
+        found = costs.target(costs.get("bitops"), small_model(), value)
+        self.assertEqual(found, expected)
+        self.assertIsInstance(found, float)
+
+    @parameterized.parameters(
+        0, 0.0, -1, "0", "-1", "abc", "", "nan", "inf", "-inf", "xint4",
+        "0xint4", "-1xint4", "1.5int4", float("nan"), float("inf"),
+    )  # fmt: skip
+    def test_what_is_no_target(self, value):
+        with self.assertRaises(ValueError) as context:
+            costs.target(costs.get("bitops"), small_model(), value)
+        self.assertIn(
+            f"Received: cost_target={value!r}", str(context.exception)
+        )
+
+    def test_multiple_of_an_unknown_format(self):
+        with self.assertRaisesRegex(ValueError, "Received: 'int9'"):
+            costs.target(costs.get("bitops"), small_model(), "1.5xint9")
+
+
+if __name__ == "__main__":
+    absltest.main()
