@@ -8,7 +8,10 @@ from fliqs_tf import models
 from fliqs_tf.config import ACTIVATIONS
 from fliqs_tf.config import OPTIMIZERS
 from fliqs_tf.config import TrainConfig
+from fliqs_tf.flags import recipe_flags
 from fliqs_tf.quantizers import RANGES
+
+flags.adopt_module_key_flags(recipe_flags)
 
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
 
@@ -64,19 +67,20 @@ OPTIMIZER = flags.DEFINE_enum(
     "optimizer",
     DEFAULTS["optimizer"],
     list(OPTIMIZERS),
-    "Optimizer of the weights; sgd has Nesterov momentum 0.9.",
+    "Optimizer of the weights; sgd has Nesterov momentum 0.9, rmsprop decay "
+    "and momentum 0.9.",
 )
 LEARNING_RATE = flags.DEFINE_float(
     "learning_rate",
     DEFAULTS["learning_rate"],
-    "Learning rate of the weights at the start; a cosine brings it to 0.",
+    "Learning rate of the weights at its peak; see --schedule.",
     lower_bound=1e-9,
     upper_bound=100.0,
 )
 WEIGHT_DECAY = flags.DEFINE_float(
     "weight_decay",
     DEFAULTS["weight_decay"],
-    "Decoupled weight decay.",
+    "Decoupled weight decay, without biases and norms.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
@@ -119,4 +123,5 @@ def run_arguments() -> dict:
         "label_smoothing": LABEL_SMOOTHING.value,
         "activations": ACTIVATIONS_MODE.value,
         "seed": SEED.value,
+        **recipe_flags.recipe_arguments(),
     }

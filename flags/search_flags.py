@@ -28,14 +28,24 @@ METHOD = flags.DEFINE_string(
     "How formats are found: fliqs (the search in the run that trains), or one "
     f"of {', '.join(baselines.NAMES)}.",
 )
-COST = flags.DEFINE_enum(
-    "cost", _DEFAULTS["cost"], list(costs.NAMES), "Cost that is bounded."
+COST = flags.DEFINE_string(
+    "cost",
+    _DEFAULTS["cost"],
+    f"Cost that is bounded: {', '.join(costs.NAMES)}, or table:<file.json> "
+    "for a table of hardware costs, see fliqs_tf.bin.latency.",
 )
 COST_TARGET = flags.DEFINE_string(
     "cost_target",
     _DEFAULTS["cost_target"],
-    "Largest cost allowed: a number in the cost's unit (GBOPs, MiB), or a "
-    "multiple of a uniform format's cost, such as 1.25xint4.",
+    "Largest cost allowed: a number in the cost's unit (GBOPs, MiB), a "
+    "multiple of a uniform format's cost, such as 1.25xint4, or a per cent of "
+    "the float32 model's, such as 10%.",
+)
+BOUNDS = flags.DEFINE_string(
+    "bounds",
+    _DEFAULTS["bounds"],
+    "Further costs that the result has to keep, such as "
+    "size:0.05,memory:1.5xint4.",
 )
 REWARD = flags.DEFINE_enum(
     "reward",
@@ -127,6 +137,21 @@ def is_method(value: str) -> bool:
     return True
 
 
+def _is_cost(value):
+    try:
+        costs.get(value)
+    except ValueError as error:
+        raise flags.ValidationError(str(error)) from error
+    return True
+
+
+def _are_bounds(value):
+    try:
+        return all(map(_is_cost, costs.parse_bounds(value)))
+    except ValueError as error:
+        raise flags.ValidationError(str(error)) from error
+
+
 def _are_phases(values):
     if values["activation_delay"] <= values["warmup"] < values["freeze"]:
         return True
@@ -139,6 +164,8 @@ def _are_phases(values):
 
 flags.register_validator(SPACE, _is_space)
 flags.register_validator(METHOD, is_method)
+flags.register_validator(COST, _is_cost)
+flags.register_validator(BOUNDS, _are_bounds)
 flags.register_multi_flags_validator(
     [ACTIVATION_DELAY, WARMUP, FREEZE], _are_phases
 )
@@ -151,6 +178,7 @@ def search_config_from_flags() -> SearchConfig:
         method=METHOD.value,
         cost=COST.value,
         cost_target=COST_TARGET.value,
+        bounds=BOUNDS.value,
         reward=REWARD.value,
         beta=BETA.value,
         quality=QUALITY.value,

@@ -4,7 +4,8 @@ import dataclasses
 import json
 from typing import Any
 
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "sgd", "rmsprop")
+SCHEDULES = ("cosine", "exponential", "constant")
 ACTIVATIONS = ("fake_quant", "float")
 # Where a run is, not what it is.
 PLACES = ("run_dir", "data_dir")
@@ -20,6 +21,12 @@ class TrainConfig:
         data_dir: Where TFDS keeps data sets; `None` for its default.
         model: Name of a network, see `fliqs.models`.
         width: Width multiplier of the network; `None` if it takes none.
+        model_arguments: Further arguments of the network's builder, as a JSON
+            object.
+        image_size: Side of the images, in pixels, of sets whose images vary in
+            size.
+        rand_augment: Strength of RandAugment, see `fliqs.datasets.load`.
+        mixup: Parameter of mixup, see there.
         model_file: Trained Keras model (.keras) to start from, instead of a
             new `model`; `None` for none.
         formats: Format of all layers (`"fp32"` for a float model), or the path
@@ -28,10 +35,24 @@ class TrainConfig:
         epochs: Epochs of the whole run. 0 trains nothing, which makes sense
             for a model from a file only.
         batch_size: Samples a step.
-        optimizer: `"adam"` or `"sgd"` (with Nesterov momentum 0.9).
-        learning_rate: Its learning rate at the start; a cosine brings it to 0.
-        weight_decay: Decoupled weight decay.
+        optimizer: `"adam"`, `"sgd"` (with Nesterov momentum 0.9) or
+            `"rmsprop"` (decay and momentum 0.9).
+        optimizer_epsilon: Of RMSprop; `None` for 1e-3.
+        learning_rate: Its learning rate at the peak.
+        learning_rate_warmup: Epochs in which it grows from 0 to that.
+        schedule: How it falls: `"cosine"` (to 0), `"exponential"` or
+            `"constant"`, see `fliqs_tf.recipes.Schedule`.
+        schedule_decay: Factor of the exponential schedule.
+        schedule_epochs: Epochs between two of its decays.
+        weight_decay: Decoupled weight decay, without biases and norms.
+        clip_norm: Largest norm of all gradients together; 0 for no bound.
+        weight_ema: Momentum of a moving average of the weights, which the
+            trained model has in the end; 0 for none.
         label_smoothing: In [0, 1).
+        teacher: Float model (.keras) to learn from besides the labels, see
+            `fliqs.distill`; `None` for none.
+        teacher_temperature: See there.
+        teacher_weight: See there.
         activations: How the exported file treats inputs of layers:
             `"fake_quant"` as in training, `"float"` unrounded.
         seed: Seed of weights, data order and sampling.
@@ -42,15 +63,29 @@ class TrainConfig:
     data_dir: str | None = None
     model: str = "residual_small"
     width: float | None = None
+    model_arguments: str = "{}"
+    image_size: int = 224
+    rand_augment: float = 0.0
+    mixup: float = 0.0
     model_file: str | None = None
     formats: str = "int8"
     input_range: str = "ema"
     epochs: int = 30
     batch_size: int = 32
     optimizer: str = "adam"
+    optimizer_epsilon: float | None = None
     learning_rate: float = 3e-3
+    learning_rate_warmup: float = 0.0
+    schedule: str = "cosine"
+    schedule_decay: float = 0.97
+    schedule_epochs: float = 2.4
     weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    weight_ema: float = 0.0
     label_smoothing: float = 0.0
+    teacher: str | None = None
+    teacher_temperature: float = 4.0
+    teacher_weight: float = 0.9
     activations: str = "fake_quant"
     seed: int = 0
 
@@ -60,8 +95,15 @@ class TrainConfig:
                 "A run writes a folder. Received: run_dir=''. Name one."
             )
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("activations", self.activations, ACTIVATIONS)
-        for name in ("batch_size", "learning_rate"):
+        for name in (
+            "batch_size",
+            "image_size",
+            "learning_rate",
+            "schedule_decay",
+            "schedule_epochs",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(
                     f"`{name}` must be positive. Received: {name}="
@@ -73,12 +115,44 @@ class TrainConfig:
                 f"`model_file`). Received: epochs={self.epochs}, "
                 f"model_file={self.model_file!r}."
             )
+        if not 0 <= self.learning_rate_warmup <= self.epochs:
+            raise ValueError(
+                "`learning_rate_warmup` must lie between 0 and `epochs`. "
+                f"Received: learning_rate_warmup={self.learning_rate_warmup}, "
+                f"epochs={self.epochs}."
+            )
+        if not 0 <= self.weight_ema < 1 or self.clip_norm < 0:
+            raise ValueError(
+                "`weight_ema` must be in [0, 1) and `clip_norm` at least 0. "
+                f"Received: weight_ema={self.weight_ema}, "
+                f"clip_norm={self.clip_norm}."
+            )
+        self.network_arguments()
         if self.weight_decay < 0 or not 0 <= self.label_smoothing < 1:
             raise ValueError(
                 "`weight_decay` must be at least 0 and `label_smoothing` in "
                 f"[0, 1). Received: weight_decay={self.weight_decay}, "
                 f"label_smoothing={self.label_smoothing}."
             )
+
+    def network_arguments(self) -> dict[str, Any]:
+        """Arguments of the network's builder, besides its input and output.
+
+        Raises:
+            ValueError: If `model_arguments` is no JSON object.
+        """
+        try:
+            arguments = json.loads(self.model_arguments)
+        except json.JSONDecodeError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise ValueError(
+                "`model_arguments` must be a JSON object, such as "
+                "'{\"squeeze_excite\": false}'. Received: model_arguments="
+                f"{self.model_arguments!r}."
+            )
+        width = {} if self.width is None else {"width": self.width}
+        return width | arguments
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that `json.dump` takes."""
@@ -116,6 +190,8 @@ class SearchConfig(TrainConfig):
         cost: Cost that is bounded, see `fliqs.costs`.
         cost_target: Its bound, as in `fliqs.SearchModel`. (Not used by
             `"uniform:<format>"`.)
+        bounds: Further costs and their bounds, `"size:0.05,memory:50%"`.
+            (Methods other than `"fliqs"` do not know them.)
         reward: See `fliqs_tf.rewards`.
         beta: Weight of the cost in the reward.
         quality: `"loss"` or `"accuracy"`.
@@ -132,6 +208,7 @@ class SearchConfig(TrainConfig):
     method: str = "fliqs"
     cost: str = "bitops"
     cost_target: str | None = "1.25xint4"
+    bounds: str = ""
     reward: str = "absolute"
     beta: float = 1.0
     quality: str = "loss"

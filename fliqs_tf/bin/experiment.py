@@ -12,6 +12,7 @@ from fliqs_tf import baselines
 from fliqs_tf import costs
 from fliqs_tf import datasets
 from fliqs_tf import plots
+from fliqs_tf import recipes
 from fliqs_tf import report as reports
 from fliqs_tf.assignment import Assignment
 from fliqs_tf.bin import initial_model
@@ -22,10 +23,12 @@ from fliqs_tf.config import SearchConfig
 from fliqs_tf.config import TrainConfig
 from fliqs_tf.controller import Controller
 from fliqs_tf.convert import to_fixed
+from fliqs_tf.distillation import distill
 from fliqs_tf.export import export_tflite
 from fliqs_tf.files import write_json
 from fliqs_tf.files import write_text
 from fliqs_tf.formats import get_format
+from fliqs_tf.recalibrate import recalibrate
 from fliqs_tf.run_folder import RunFolder
 from fliqs_tf.search_model import SearchModel
 from fliqs_tf.space import get_space
@@ -46,6 +49,11 @@ def search(config: SearchConfig) -> dict[str, Any]:
     """
     if config.method == "fliqs":
         return _search(config)
+    if config.bounds:
+        raise ValueError(
+            "`bounds` are for the method 'fliqs'. Received: bounds="
+            f"{config.bounds!r}, method={config.method!r}. Leave them out."
+        )
     method = baselines.get(config.method)
     run = _Run(config)
     cost = costs.get(config.cost)
@@ -94,6 +102,7 @@ def _search(config):
         quality=config.quality,
         input_range=config.input_range,
         seed=config.seed,
+        bounds=costs.parse_bounds(config.bounds),
     )
     controller = Controller(
         optimizer=keras.optimizers.Adam(config.controller_learning_rate),
@@ -109,6 +118,10 @@ def _search(config):
         f"{model.budget.highest:.6g} {model.cost.unit}, target "
         f"{model.budget.target:.6g} {model.cost.unit}."
     )
+    for bound in model.budget.bounds:
+        rich.print(
+            f"Bound of {bound.cost.name}: {bound.target:.6g} {bound.cost.unit}."
+        )
     run.fit(model, 0, config.epochs, controller=controller, jit_compile=None)
     phases = {
         name: getattr(config, name) * config.epochs
@@ -119,6 +132,14 @@ def _search(config):
     bounds = {
         "cost_lowest": model.budget.lowest,
         "cost_highest": model.budget.highest,
+        "bounds": {
+            bound.cost.name: {
+                "value": bound.cost(model, model.assignment()),
+                "target": bound.target,
+                "unit": bound.cost.unit,
+            }
+            for bound in model.budget.bounds
+        },
     }
     return run.finish(
         model.best_model(), model.assignment(), model.budget.target, bounds
@@ -135,7 +156,11 @@ class _Run:
         self._start = time.monotonic()
         self._fitted = 0.0
         keras.utils.set_random_seed(config.seed)
-        self.info = datasets.info(config.dataset, config.data_dir)
+        # Prepares the set if need be: before, its splits are not known.
+        self._load("train")
+        self.info = datasets.info(
+            config.dataset, config.data_dir, image_size=config.image_size
+        )
         split = "test" if "test" in self.info.num_examples else "validation"
         self.test = self._load(split, training=False)
         self.loss = keras.losses.CategoricalCrossentropy(
@@ -147,12 +172,11 @@ class _Run:
         config = self.config
         if config.model_file is not None:
             return initial_model.load(config.model_file)
-        width = {} if config.width is None else {"width": config.width}
         return fliqs_tf.models.get(
             config.model,
             input_shape=self.info.image_shape,
             classes=self.info.num_classes,
-            **width,
+            **config.network_arguments(),
         )
 
     def _load(self, split, **arguments):
@@ -163,11 +187,16 @@ class _Run:
             batch_size=config.batch_size,
             data_dir=config.data_dir,
             seed=config.seed,
+            image_size=config.image_size,
+            rand_augment=config.rand_augment,
+            mixup=config.mixup,
             **arguments,
         )
 
     def _one_hot(self, data):
-        # Sparse losses know no label smoothing.
+        # Sparse losses know no label smoothing. Mixed labels are spread out.
+        if data.element_spec[1].shape.rank > 1:
+            return data
         return data.map(
             lambda x, y: (x, tf.one_hot(y, self.info.num_classes)),
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -183,11 +212,19 @@ class _Run:
         backup = Backup(self.folder.checkpoint / f"from_epoch{first}")
         epoch = backup.epoch() or first
         data = self.train_data(epoch)
+        steps = int(data.cardinality())
         self._compile(
             model,
-            self._optimizer(rate, (last - first) * int(data.cardinality())),
+            recipes.make_optimizer(self.config, steps, last - first, rate),
             **compile_arguments,
         )
+        if self.config.teacher is not None:
+            distill(
+                model,
+                keras.models.load_model(self.config.teacher),
+                self.config.teacher_temperature,
+                self.config.teacher_weight,
+            )
         backup.restore(model)
         recorder = SearchHistory(
             self.folder.history, str(self.folder.events / "policy")
@@ -210,20 +247,11 @@ class _Run:
                 backup,
             ],
         )
+        if self.config.weight_ema:
+            # The averaged weights have statistics of their own.
+            recalibrate(getattr(model, "searchable_model", model), data)
         self._fitted += time.monotonic() - start
         self.history = recorder.epochs
-
-    def _optimizer(self, rate, steps):
-        config = self.config
-        schedule = keras.optimizers.schedules.CosineDecay(
-            rate * config.learning_rate, steps
-        )
-        decay = config.weight_decay or None
-        if config.optimizer == "adam":
-            return keras.optimizers.Adam(schedule, weight_decay=decay)
-        return keras.optimizers.SGD(
-            schedule, momentum=0.9, nesterov=True, weight_decay=decay
-        )
 
     def _compile(self, model, optimizer=None, **arguments):
         arguments.setdefault("jit_compile", False)
