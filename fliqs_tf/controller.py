@@ -98,6 +98,7 @@ class Controller(keras.layers.Layer):
 
     def entropy_weight_at(self, progress):
         """Weight `w` of the entropy penalty at a fraction of the run."""
+        progress = ops.convert_to_tensor(progress, "float32")
         share = (progress - self.warmup) / (self.freeze - self.warmup)
         share = ops.clip(share, 0.0, 1.0)
         return self.entropy_weight * (1.0 - ops.cos(math.pi * share)) / 2.0
