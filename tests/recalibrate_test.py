@@ -1,0 +1,127 @@
+"""Re-estimated batch-norm statistics."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl.testing import absltest
+from absl.testing import parameterized
+
+import fliqs_tf as fliqs
+
+
+def make_data(batches=4, size=8):
+    rng = np.random.default_rng(0)
+    x = rng.normal(3.0, 2.0, (batches * size, 5)).astype("float32")
+    return x, tf.data.Dataset.from_tensor_slices(x).batch(size)
+
+
+def make_model():
+    return keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.BatchNormalization(momentum=0.9, name="first"),
+            keras.layers.Dense(3),
+            keras.layers.BatchNormalization(name="second"),
+        ]
+    )
+
+
+class RecalibrateTest(parameterized.TestCase):
+    def test_statistics_are_means_over_batches(self):
+        x, data = make_data()
+        model = make_model()
+        layer = model.get_layer("first")
+        layer.moving_mean.assign([100.0] * 5)
+        fliqs.recalibrate(model, data)
+        batches = x.reshape(4, 8, 5)
+        np.testing.assert_allclose(
+            layer.moving_mean, batches.mean(1).mean(0), rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            layer.moving_variance, batches.var(1).mean(0), rtol=1e-4
+        )
+        self.assertEqual(layer.momentum, 0.9)
+        self.assertEqual(model.get_layer("second").momentum, 0.99)
+
+    def test_weights_are_left_alone(self):
+        _, data = make_data()
+        model = make_model()
+        before = [np.array(w) for w in model.trainable_weights]
+        fliqs.recalibrate(model, data)
+        for one, other in zip(before, model.trainable_weights, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_no_more_batches_than_asked(self):
+        x, data = make_data()
+        model = make_model()
+        fliqs.recalibrate(model, data.repeat(), steps=2)
+        np.testing.assert_allclose(
+            model.get_layer("first").moving_mean,
+            x[:16].reshape(2, 8, 5).mean(1).mean(0),
+            rtol=1e-5,
+        )
+
+    def test_batches_with_targets(self):
+        x, data = make_data()
+        model, other = make_model(), make_model()
+        other.set_weights(model.get_weights())
+        fliqs.recalibrate(model, data)
+        fliqs.recalibrate(other, data.map(lambda x: (x, x[:, 0])))
+        np.testing.assert_array_equal(
+            model.get_layer("second").moving_mean,
+            other.get_layer("second").moving_mean,
+        )
+
+    def test_frozen_norm_is_left_alone(self):
+        _, data = make_data()
+        model = make_model()
+        model.get_layer("first").trainable = False
+        fliqs.recalibrate(model, data)
+        np.testing.assert_array_equal(
+            model.get_layer("first").moving_mean, [0] * 5
+        )
+        self.assertTrue(np.all(model.get_layer("second").moving_mean != 0))
+
+    def test_norm_of_a_nested_model(self):
+        x, data = make_data()
+        inner = make_model()
+        outer = keras.Sequential([keras.Input((5,)), inner])
+        fliqs.recalibrate(outer, data)
+        np.testing.assert_allclose(
+            inner.get_layer("first").moving_mean, x.mean(0), rtol=1e-4
+        )
+
+    def test_statistics_are_those_of_the_formats(self):
+        x, data = make_data()
+        model = keras.Sequential(
+            [
+                keras.Input((5,)),
+                fliqs.layers.Dense(3, formats="int2", input_range="dynamic"),
+                keras.layers.BatchNormalization(name="norm"),
+            ]
+        )
+        fliqs.recalibrate(model, data)
+        outputs = np.stack([model.layers[0](batch) for batch in data])
+        np.testing.assert_allclose(
+            model.get_layer("norm").moving_mean,
+            outputs.mean(1).mean(0),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+    def test_model_without_norm(self):
+        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
+        before = model.get_weights()
+        fliqs.recalibrate(model, make_data()[1])
+        np.testing.assert_array_equal(model.get_weights()[0], before[0])
+
+    def test_no_data(self):
+        _, data = make_data()
+        model = make_model()
+        with self.assertRaisesRegex(ValueError, "empty"):
+            fliqs.recalibrate(model, data.take(0))
+        self.assertEqual(model.get_layer("first").momentum, 0.9)
+
+
+if __name__ == "__main__":
+    absltest.main()
