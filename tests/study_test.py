@@ -1,0 +1,157 @@
+import dataclasses
+import os
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from fliqs_tf import study as studies
+from fliqs_tf.config import SearchConfig
+from fliqs_tf.files import read_json
+from fliqs_tf.files import write_json
+
+
+def _report(config, accuracy=0.5, cost=2.0):
+    """Returns as much of a `report.json` as a study reads."""
+    target = None if config.method.startswith("uniform") else 4.0
+    return {
+        "config": config.to_dict(),
+        "versions": {"fliqs_tf": "1"},
+        "result": {
+            "accuracy": accuracy,
+            "cost": cost,
+            "cost_unit": "GBOPs",
+            "cost_target": target,
+            "cost_ratio": cost / target if target else None,
+            "size_mib": 0.25,
+            "seconds": 10.0,
+        },
+        "layers": [
+            {"path": "stem", "weight_format": "int4", "input_format": "int8"}
+        ],
+        "export": {"file_bytes": 100, "verification": {"samples": 360}},
+        "history": [{"epoch": 0}],
+    }
+
+
+class StudyTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.root = pathlib.Path(self.create_tempdir().full_path) / "study"
+        self.base = SearchConfig(run_dir=str(self.root), epochs=5)
+
+    def _study(self, methods=("fliqs", "uniform:int4"), seeds=(0, 1), **base):
+        study = studies.Study(
+            dataclasses.replace(self.base, **base),
+            methods,
+            ["1.25xint4", "0.01"],
+            seeds,
+        )
+        study.create()
+        return study
+
+    def test_methods_times_targets_times_seeds(self):
+        study = self._study()
+        self.assertEqual(
+            [study.name(config) for config in study.runs],
+            [
+                "fliqs_1.25xint4_seed0",
+                "fliqs_0.01_seed0",
+                # Knows no target: once a seed.
+                "uniform-int4_seed0",
+                "fliqs_1.25xint4_seed1",
+                "fliqs_0.01_seed1",
+                "uniform-int4_seed1",
+            ],
+        )
+        folders = {config.run_dir for config in study.runs}
+        self.assertLen(folders, 6)
+        self.assertIn(str(self.root / "runs" / "fliqs_0.01_seed1"), folders)
+
+    def test_results_are_small_and_name_no_place(self):
+        study = self._study(data_dir="/secret")
+        config = study.runs[0]
+        study.add(config, _report(config))
+        text = study.result_path(config).read_text("utf-8")
+        self.assertNotIn("/secret", text)
+        self.assertNotIn(str(self.root), text)
+        self.assertNotIn("history", text)
+        self.assertEqual(
+            study.result(config)["formats"],
+            {"stem": {"weight": "int4", "input": "int8"}},
+        )
+
+    def test_finished_runs_stand_when_the_study_grows(self):
+        study = self._study(seeds=[0])
+        study.add(study.runs[0], _report(study.runs[0]))
+        larger = self._study(methods=["manual", "fliqs"], seeds=[0, 1])
+        finished = [
+            larger.name(c) for c in larger.runs if larger.is_finished(c)
+        ]
+        self.assertEqual(finished, ["fliqs_1.25xint4_seed0"])
+
+    def test_another_study_is_refused(self):
+        study = self._study()
+        study.add(study.runs[0], _report(study.runs[0]))
+        with self.assertRaisesRegex(ValueError, r"epochs=6 \(there: 5\)"):
+            self._study(epochs=6)
+
+    def test_counts_epochs(self):
+        study = self._study()
+        first, second, third = study.runs[:3]
+        study.add(first, _report(first))
+        history = pathlib.Path(second.run_dir) / "checkpoint" / "history.json"
+        history.parent.mkdir(parents=True)
+        write_json(history, [{"epoch": 0}, {"epoch": 1}])
+        write_json(
+            pathlib.Path(second.run_dir) / "config.json", second.to_dict()
+        )
+        self.assertEqual(
+            [study.epochs_done(c) for c in (first, second, third)], [5, 2, 0]
+        )
+
+    def test_summary(self):
+        study = self._study(seeds=[0, 1, 2])
+        for config in study.runs:
+            # 0.5, 0.6, 0.7: mean 0.6, deviation of the sample 0.1.
+            study.add(config, _report(config, 0.5 + 0.1 * config.seed))
+        rows = studies.summarize(study.results())
+        self.assertEqual(
+            [(row["method"], row["target"], row["runs"]) for row in rows],
+            [
+                ("fliqs", "1.25xint4", 3),
+                ("fliqs", "0.01", 3),
+                ("uniform:int4", None, 3),
+            ],
+        )
+        mean, deviation = rows[0]["accuracy"]
+        self.assertAlmostEqual(mean, 0.6)
+        self.assertAlmostEqual(deviation, 0.1)
+        self.assertEqual(rows[0]["cost_ratio"], (0.5, 0.0))
+        self.assertIsNone(rows[2]["cost_ratio"])
+
+    def test_one_seed_has_no_deviation(self):
+        study = self._study(methods=["uniform:int4"], seeds=[0])
+        study.add(study.runs[0], _report(study.runs[0]))
+        (row,) = studies.summarize(study.results())
+        self.assertEqual(row["accuracy"], (0.5, None))
+
+    def test_report_of_a_study_that_is_half_done(self):
+        study = self._study()
+        for config in study.runs[:4]:
+            study.add(config, _report(config))
+        study.write_report("python -m fliqs_tf.bin.study --seeds=0,1")
+        page = (self.root / "report.md").read_text("utf-8")
+        self.assertIn("4 of 6 runs are finished", page)
+        self.assertIn("--seeds=0,1", page)
+        self.assertIn("| uniform:int4 | - | 1 | 50.00 |", page)
+        for name in ("pareto.png", "pareto_size.png"):
+            self.assertIn(f"({name})", page)
+            self.assertGreater(os.path.getsize(self.root / name), 1000)
+        self.assertEqual(
+            read_json(study.result_path(study.runs[0]))["file_bytes"], 100
+        )
+
+
+if __name__ == "__main__":
+    absltest.main()
