@@ -2,19 +2,31 @@
 
 from absl import flags
 
-from fliqs_tf.config import ACTIVATIONS
+from fliqs_tf.export.containers import CONTAINERS
+from fliqs_tf.export.modes import ACCURACY_DROP
+from fliqs_tf.export.modes import ACTIVATIONS
 
+# Not `required`: with --inspect there is neither.
 MODEL_FILE = flags.DEFINE_string(
-    "model_file", None, "Fixed model (.keras) to export.", required=True
+    "model_file", None, "Fixed model (.keras) to export."
 )
-OUTPUT = flags.DEFINE_string(
-    "output", None, "LiteRT file (.tflite) to write.", required=True
+OUTPUT = flags.DEFINE_string("output", None, "LiteRT file (.tflite) to write.")
+INSPECT = flags.DEFINE_string(
+    "inspect",
+    None,
+    "Any LiteRT file (.tflite) to describe, instead of an export.",
 )
 ACTIVATIONS_MODE = flags.DEFINE_enum(
     "activations",
-    ACTIVATIONS[0],
+    "fake_quant",
     list(ACTIVATIONS),
-    "Inputs of layers in the file: rounded as in training, or float.",
+    "Inputs of layers in the file: rounded as in training, float, or integers.",
+)
+CONTAINERS_KIND = flags.DEFINE_enum(
+    "containers",
+    CONTAINERS[0],
+    list(CONTAINERS),
+    "Types of the weights: the smallest, or those of the fast float kernels.",
 )
 VERIFY_DATASET = flags.DEFINE_string(
     "verify_dataset",
@@ -25,8 +37,24 @@ VERIFY_DATASET = flags.DEFINE_string(
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where TFDS keeps data sets (default: its own choice)."
 )
+TOLERANCE = flags.DEFINE_float(
+    "tolerance",
+    None,
+    "Largest relative error of the file's outputs (default: 1e-4, or an RMS of "
+    "0.1 in the modes with integer arithmetic).",
+    lower_bound=0.0,
+)
+ACCURACY_DROP_ALLOWED = flags.DEFINE_float(
+    "accuracy_drop",
+    ACCURACY_DROP,
+    "Largest loss of accuracy, a fraction, in modes with integer arithmetic.",
+    lower_bound=0.0,
+)
+REFERENCE_KERNELS = flags.DEFINE_boolean(
+    "reference_kernels", False, "Run the file in the reference kernels too."
+)
 ALLOW_MISMATCH = flags.DEFINE_boolean(
     "allow_mismatch",
     False,
-    "Keep a file that disagrees with the model; the report records it.",
+    "Keep a file that disagrees with the model; the file records it.",
 )

@@ -3,16 +3,24 @@
 Example:
   python -m fliqs_tf.bin.export --model_file=runs/digits/model.keras \
       --output=model.tflite --verify_dataset=digits
+  python -m fliqs_tf.bin.export --inspect=model.tflite
 """
+
+import sys
 
 import keras
 import rich
+import rich.box
+import rich.table
+from absl import app
 from absl import flags
 
 from fliqs_tf import datasets
 from fliqs_tf import report
 from fliqs_tf.bin import program
+from fliqs_tf.export import FileReport
 from fliqs_tf.export import export_tflite
+from fliqs_tf.export import inspect
 from fliqs_tf.flags import export_flags
 
 # Shown by --helpshort.
@@ -20,8 +28,16 @@ flags.adopt_module_key_flags(export_flags)
 
 
 def main(argv):
-    """Runs the export that the flags describe."""
+    """Runs the export or the inspection that the flags describe."""
     program.refuse_arguments(argv)
+    if export_flags.INSPECT.value is not None:
+        found = inspect(export_flags.INSPECT.value)
+        rich.print(_weight_table(found))
+        print(found)
+        return
+    for flag in (export_flags.MODEL_FILE, export_flags.OUTPUT):
+        if flag.value is None:
+            raise app.UsageError(f"Flag --{flag.name} must have a value.")
     model = keras.models.load_model(export_flags.MODEL_FILE.value)
     data = None
     if export_flags.VERIFY_DATASET.value is not None:
@@ -31,15 +47,48 @@ def main(argv):
             data_dir=export_flags.DATA_DIR.value,
             training=False,
         )
-    export = export_tflite(
-        model,
-        export_flags.OUTPUT.value,
-        activations=export_flags.ACTIVATIONS_MODE.value,
-        verify_data=data,
-        allow_mismatch=export_flags.ALLOW_MISMATCH.value,
-    )
+    try:
+        export = export_tflite(
+            model,
+            export_flags.OUTPUT.value,
+            activations=export_flags.ACTIVATIONS_MODE.value,
+            verify_data=data,
+            tolerance=export_flags.TOLERANCE.value,
+            allow_mismatch=export_flags.ALLOW_MISMATCH.value,
+            accuracy_drop=export_flags.ACCURACY_DROP_ALLOWED.value,
+            containers=export_flags.CONTAINERS_KIND.value,
+            reference_kernels=export_flags.REFERENCE_KERNELS.value,
+        )
+    except RuntimeError as error:
+        # A file that disagrees is a finding, not a defect of the program.
+        sys.exit(f"Error: {error}")
     rich.print(report.layer_table(model, export))
     rich.print(str(export))
+
+
+def _weight_table(found: FileReport) -> rich.table.Table:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    for title in ("weights of", "operator", "asked", "input"):
+        table.add_column(title)
+    table.add_column("count", justify="right")
+    table.add_column("stored as")
+    for title in ("bits", "bytes"):
+        table.add_column(title, justify="right")
+    table.add_column("multiplied with")
+    for row in found.rows:
+        scale = row.input_scale
+        table.add_row(
+            row.name,
+            row.operator,
+            row.asked or "",
+            row.asked_input or "",
+            f"{row.weights:,}",
+            row.stored_type + (", decoded" if row.decoded else ""),
+            f"{row.stored_bits:.3g}",
+            f"{row.stored_bytes:,}",
+            row.input_type + ("" if scale is None else f" * {scale:.4g}"),
+        )
+    return table
 
 
 def run():

@@ -2,6 +2,14 @@
 
 from fliqs_tf.export.export_report import ExportReport
 from fliqs_tf.export.export_report import LayerReport
+from fliqs_tf.export.file_report import FileReport
+from fliqs_tf.export.file_report import inspect
 from fliqs_tf.export.tflite import export_tflite
 
-__all__ = ["ExportReport", "LayerReport", "export_tflite"]
+__all__ = [
+    "ExportReport",
+    "FileReport",
+    "LayerReport",
+    "export_tflite",
+    "inspect",
+]

@@ -14,7 +14,8 @@ LiteRT 2.3, with the default and with the plain kernels):
 
 Speed is another matter: XNNPACK takes convolutions only with weights that are
 FLOAT32 or INT8 and DEQUANTIZE; others run in LiteRT's own kernels (ResNet-20
-on one x86-64 thread: 0.4 ms an image against 2 to 2.6 ms).
+on one x86-64 thread: 0.4 ms an image against 2 to 2.6 ms). So `"fast"` uses
+only these two: INT8 for all that fits it, FLOAT32 for the rest.
 
 They are written straight into the flatbuffer. `ai-edge-quantizer` can be given
 known scales by a registered algorithm, but its policy refuses INT4 for
@@ -39,6 +40,7 @@ _INTEGER_TYPES = {
     8: (TensorType.INT8, 2),
     16: (TensorType.INT16, 3),
 }
+CONTAINERS = ("small", "fast")
 _BFLOAT16 = tf.bfloat16.as_numpy_dtype
 _TABLE_BITS = (4, 8)
 _TABLE_ROWS = 256
@@ -50,10 +52,12 @@ class ContainerWriter:
     Args:
         graph: Graph to be extended by constants and by the operators that
             decode them.
+        containers: `"small"`, or `"fast"`: those that XNNPACK takes.
     """
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, containers: str = "small"):
         self._graph = graph
+        self._is_fast = containers == "fast"
 
     def write(
         self,
@@ -64,7 +68,7 @@ class ContainerWriter:
         axis: int,
         scale: np.ndarray,
     ) -> int:
-        """Stores `codes * scale` in the smallest container of the format.
+        """Stores `codes * scale` in the smallest or fastest container.
 
         Args:
             name: Name of the tensor that holds the codes.
@@ -78,6 +82,11 @@ class ContainerWriter:
             Number of the float32 tensor to use in place of `constant`.
         """
         largest = rounding.levels_of(fmt)
+        if self._is_fast:
+            if largest <= 2**7 - 1:
+                return self._integers(name, 8, fmt, codes, axis, scale)
+            self._graph.rename(constant, name)
+            return constant
         integer = next(
             (b for b in _INTEGER_TYPES if largest <= 2 ** (b - 1) - 1), 99
         )

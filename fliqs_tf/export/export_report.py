@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from fliqs_tf.export import weights
+from fliqs_tf.export.agreement import Agreement
 from fliqs_tf.export.graph import Graph
 from fliqs_tf.export.graph import type_name
-from fliqs_tf.export.verify import Verification
 from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
 from fliqs_tf.layers.base import SearchableLayer
@@ -54,18 +54,27 @@ class ExportReport:
     Args:
         path: The file.
         activations: Mode of the export.
+        containers: `"small"` or `"fast"`.
         file_bytes: Size of the file.
         float32_bytes: Size of the model's weights in float32.
-        verification: The comparison with Keras.
+        verification: The comparison with what the file is meant to compute:
+            the fixed model with its inputs in the containers of the mode.
+        trained: The comparison with the fixed model as it was trained.
+        reference_kernels: The comparison, as `verification`, of a run in the
+            reference kernels; what they lack if the file does not run there;
+            `None` if it was not asked for.
         mismatch_allowed: Whether a file outside the tolerance was asked for.
         layers: The quantized layers, in the order of the model.
     """
 
     path: str
     activations: str
+    containers: str
     file_bytes: int
     float32_bytes: int
-    verification: Verification
+    verification: Agreement
+    trained: Agreement
+    reference_kernels: Agreement | str | None
     mismatch_allowed: bool
     layers: tuple[LayerReport, ...]
 
@@ -86,14 +95,16 @@ class ExportReport:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        check = self.verification
-        return (
+        text = (
             f"{self.path}: {self.file_bytes:,} bytes (weights in float32: "
-            f"{self.float32_bytes:,}), activations={self.activations}. On "
-            f"{check.samples} {check.data} samples the largest relative error "
-            f"is {check.max_relative_error:.2g}, the argmax agrees on "
-            f"{check.argmax_agreement}, {check.deviating_samples} deviate."
+            f"{self.float32_bytes:,}), activations={self.activations}. "
+            f"Against what it is to compute, {self.verification}."
         )
+        if self.trained is not self.verification:
+            text += f" Against the trained model, {self.trained}."
+        if self.reference_kernels is not None:
+            text += f" In the reference kernels: {self.reference_kernels}."
+        return text
 
 
 def read_layer(
@@ -107,7 +118,8 @@ def read_layer(
         layer: Layer of the fixed model.
         activations: Mode of the export.
     """
-    fmt = get_format(layer.formats[0])
+    weight_format, input_format = asked_formats(layer)
+    fmt = get_format(weight_format)
     count = math.prod(layer.kernel.shape)
     tensors = weights.stored_tensors(graph, path)
     stored = sum(graph.size(tensor) for tensor in tensors)
@@ -116,19 +128,25 @@ def read_layer(
     bits = math.ceil(stored * 8 / copies / count - 0.5)
     types = {type_name(graph.tensors[tensor].type) for tensor in tensors}
     stored_type = _stored_type(types, bits)
-    quantizer = layer.input_quantizer
-    input_format = None if quantizer is None else quantizer.formats[0]
+    reader = weights.reader(graph, tensors[0]) if tensors else None
     return LayerReport(
         path=path,
         kind=type(layer).__name__,
         weight_format=fmt.name,
         input_format=input_format,
         stored_type=stored_type,
-        stored_input=_stored_input(input_format, activations),
+        stored_input=_stored_input(graph, reader, input_format, activations),
         weight_bytes=stored,
         theoretical_bytes=math.ceil(count * fmt.bits / 8),
         why=_why(fmt, stored_type, bits),
     )
+
+
+def asked_formats(layer: SearchableLayer) -> tuple[str, str | None]:
+    """Format of the weights and of the inputs of a fixed layer."""
+    quantizer = layer.input_quantizer
+    inputs = None if quantizer is None else quantizer.formats[0]
+    return layer.formats[0], inputs
 
 
 def float32_bytes(model: keras.Model) -> int:
@@ -146,7 +164,18 @@ def _stored_type(types, bits):
     return f"{name} packed" if bits < 8 else name
 
 
-def _stored_input(input_format, activations):
+def _stored_input(graph, reader, input_format, activations):
+    if reader is not None:
+        tensor = graph.tensors[int(reader.inputs[0])]
+        kind = type_name(tensor.type)
+        if kind != "FLOAT32":
+            text = f"{kind}, scale {tensor.quantization.scale[0]:.4g}"
+            if input_format == kind.lower():
+                return text
+            return f"{text}, trained as {input_format}"
+        stored = graph.tensors[int(reader.inputs[weights.KERNEL_INPUT])]
+        if type_name(stored.type) != "FLOAT32":
+            return "FLOAT32 quantized to INT8 at each call"
     if input_format in (None, "fp32"):
         return "FLOAT32"
     if activations == "fake_quant":

@@ -21,6 +21,11 @@ _NUMPY = {
     TensorType.FLOAT32: np.float32,
     TensorType.INT32: np.int32,
 }
+_BUILTIN_NAMES = {
+    value: name
+    for name, value in vars(Builtin).items()
+    if isinstance(value, int)
+}
 _SIGNATURE = "serving_default"
 _TENSOR_FIELDS = ("inputs", "outputs", "intermediates")
 
@@ -82,6 +87,41 @@ class Graph:
 
     def rename(self, tensor: int, name: str) -> None:
         self.tensors[tensor].name = name.encode()
+
+    def make_names_unique(self) -> None:
+        """Numbers the tensors whose names the converter used before."""
+        taken: set[str] = set()
+        for number in range(len(self.tensors)):
+            name = stem = self.name(number) or "tensor"
+            count = 1
+            while name in taken:
+                count += 1
+                name = f"{stem}#{count}"
+            taken.add(name)
+            self.rename(number, name)
+
+    def metadata(self, name: str) -> bytes | None:
+        """Content of a metadata entry, `None` if there is none."""
+        for entry in self._model.metadata or []:
+            if entry.name.decode() == name:
+                data = self._model.buffers[entry.buffer].data
+                return b"" if data is None else bytes(bytearray(data))
+        return None
+
+    def set_metadata(self, name: str, content: bytes) -> None:
+        """Writes a metadata entry, in place of one of the same name.
+
+        Interpreters ignore what they do not know.
+        """
+        entry = schema.MetadataT()
+        entry.name = name.encode()
+        entry.buffer = self._buffer(content)
+        others = [
+            known
+            for known in self._model.metadata or []
+            if known.name.decode() != name
+        ]
+        self._model.metadata = [*others, entry]
 
     def set_constant(self, tensor: int, value: np.ndarray) -> None:
         """Turns a computed tensor or an input into a constant."""
@@ -315,6 +355,11 @@ class Graph:
 def type_name(tensor_type: int) -> str:
     """Returns the schema's name of a tensor type, `"INT4"` for example."""
     return flatbuffer_utils.type_to_name(tensor_type)
+
+
+def builtin_name(builtin: int) -> str:
+    """Returns the schema's name of a builtin operator, `"CONV_2D"`."""
+    return _BUILTIN_NAMES[builtin]
 
 
 def _named(name, tensor):

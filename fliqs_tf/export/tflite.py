@@ -5,23 +5,29 @@ import itertools
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
+from fliqs_tf.export import checks
 from fliqs_tf.export import export_report
-from fliqs_tf.export import litert
+from fliqs_tf.export import file_metadata
+from fliqs_tf.export import modes
+from fliqs_tf.export import ranges
+from fliqs_tf.export import trace
 from fliqs_tf.export import twin
 from fliqs_tf.export import verify
-from fliqs_tf.export import weights
+from fliqs_tf.export.agreement import MAX
+from fliqs_tf.export.agreement import Agreement
+from fliqs_tf.export.containers import CONTAINERS
 from fliqs_tf.export.export_report import ExportReport
 from fliqs_tf.export.graph import Graph
-from fliqs_tf.export.slots import Slots
-from fliqs_tf.formats import get_format
-
-ACTIVATIONS = ("float", "fake_quant")
-# Different order of summation in float32, with room for deep networks.
-TOLERANCE = 1e-4
+from fliqs_tf.export.modes import ACCURACY_DROP
+from fliqs_tf.export.modes import ACTIVATIONS
+from fliqs_tf.export.runner import Runner
+from fliqs_tf.export.verify import Batch
 
 
 def export_tflite(
@@ -29,20 +35,33 @@ def export_tflite(
     path: str | os.PathLike,
     activations: str = "float",
     verify_data: Any = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     allow_mismatch: bool = False,
+    accuracy_drop: float = ACCURACY_DROP,
+    containers: str = "small",
+    reference_kernels: bool = False,
 ) -> ExportReport:
     """Writes a fixed model as a LiteRT file and proves that it behaves.
 
     The file is written beside its final name, run in the LiteRT interpreter
     over the verify data, compared with the Keras model, and only then renamed:
-    a failure leaves nothing behind, and an older file as it was.
+    a failure leaves nothing behind, and an older file as it was. What was
+    found travels in the file (`python -m fliqs_tf.bin.export --inspect`).
 
     Modes:
 
     - `"float"`: the quantized weights in small containers, inputs not rounded,
-      batch norm folded. To be deployed. It is compared with `fixed` without
-      its input quantizers.
+      batch norm folded. It is compared with `fixed` without its input
+      quantizers.
+    - `"int8"`: integer arithmetic with the input ranges learned in training,
+      `range / 127` being the scale of a trained `int8` input. Weights that
+      are integers of up to 8 bits, float formats such as `e2m1` among them,
+      keep their exact scales; layers with others, or without a format for
+      inputs, compute in float32. Inputs trained in fewer bits run in INT8 all
+      the same: finer than trained, not equal. Tensors that training learned
+      no range for are measured on the first `verify_data`.
+    - `"int16"`: the same with activations of 16 bits; slow.
+    - `"dynamic"`: integer weights; the runtime quantizes inputs at each call.
     - `"fake_quant"`: the arithmetic of training, rounding of inputs included,
       in float32 operators; slow and larger. For verification: on the machine
       that exports, its outputs equal those of `fixed` called eagerly, but for
@@ -60,15 +79,26 @@ def export_tflite(
             layer has one format. Without a quantized layer it is exported as
             a plain float model.
         path: File to write; an existing one is replaced.
-        activations: `"float"` or `"fake_quant"`.
+        activations: The mode.
         verify_data: Inputs to compare on: an array `(samples, ...)`, one a
             model input in a list or dictionary, or a finite
-            `tf.data.Dataset` of batches `x` or `(x, y)`. `None` for standard
-            normal inputs of a fixed seed, which the report states.
-        tolerance: Largest difference allowed, relative to the largest
-            magnitude of the output.
-        allow_mismatch: Whether to keep a file outside the tolerance, or with
-            another argmax on some sample.
+            `tf.data.Dataset` of batches `x` or `(x, y)`. With class numbers
+            or one-hot rows as `y`, accuracies are measured. `None` for
+            standard normal inputs of a fixed seed, which the report states.
+        tolerance: Largest error against what the file is meant to compute. In
+            `"float"` and `"fake_quant"`, of any value relative to the largest
+            magnitude of its output, and the argmax must agree (default 1e-4:
+            float rounding). In the others, the RMS of the error relative to
+            that of the output (default 0.1), the reference being `fixed` with
+            its inputs rounded to the containers.
+        allow_mismatch: Whether to keep a file outside the tolerances.
+        accuracy_drop: Largest loss of accuracy against `fixed` in the modes
+            with integer arithmetic, as a fraction; needs labels.
+        containers: `"small"`, or `"fast"` for weights in the types that the
+            optimised float kernels read: INT8 and FLOAT32.
+        reference_kernels: Whether the file is to be run in the reference
+            kernels too, with the same tolerance. A file with operators that
+            they lack is reported, not refused.
 
     Returns:
         What was stored and how well it agrees.
@@ -76,72 +106,116 @@ def export_tflite(
     Raises:
         ValueError: If an argument is not as described.
         RuntimeError: If the file disagrees with the model.
+        OSError: If the file cannot be written.
     """
-    path = _check_path(path)
-    _check_model(fixed)
-    if activations not in ACTIVATIONS:
-        raise ValueError(
-            f"`activations` must be one of {', '.join(ACTIVATIONS)}. Received: "
-            f"activations={activations!r}."
-        )
+    path = checks.check_path(path)
+    checks.check_model(fixed)
+    checks.check_choice("activations", activations, ACTIVATIONS)
+    checks.check_choice("containers", containers, CONTAINERS)
+    modes.check_ranges(fixed, activations)
     fixed = twin.uncompiled(fixed)
-    batches, data = _batches(verify_data, fixed)
-    if activations == "float":
-        reference = twin.weight_only_reference(fixed)
-    else:
-        reference = twin.float32_reference(fixed)
-    content = _convert(fixed, activations)
+    head, batches, data = _batches(verify_data, fixed)
+    references = modes.references(fixed, activations, tolerance, accuracy_drop)
+    samples = [batch.inputs for batch in head]
+    graph = modes.convert(fixed, activations, containers, samples)
+    content = graph.to_bytes()
+    assignment = {
+        path: export_report.asked_formats(layer)
+        for path, layer in twin.fixed_layers(fixed).items()
+    }
     with _beside(path) as partial:
-        partial.write_bytes(content)
-        written = partial.read_bytes()
-        verification = verify.compare(
-            written, reference, batches, data, tolerance
+        _write(partial, content, path)
+        content = partial.read_bytes()
+        found = verify.compare(Runner(content), references, batches, data)
+        plain = None
+        if reference_kernels:
+            # On the head alone: these kernels are slow.
+            plain = _in_reference_kernels(content, references, head, data)
+        agreements = dict(found)
+        if isinstance(plain, Agreement):
+            agreements["reference_kernels"] = plain
+        passed = all(agreement.passed for agreement in agreements.values())
+        if not (passed or allow_mismatch):
+            meant, bounds = references["verification"]
+            where = trace.first_deviation(
+                content, meant, samples[0], list(assignment), bounds
+            )
+            raise RuntimeError(_mismatch(path, activations, agreements, where))
+        final = Graph(content)
+        file_metadata.attach(
+            final,
+            assignment,
+            activations,
+            containers,
+            agreements,
+            allow_mismatch,
         )
-        if not (verification.passed or allow_mismatch):
-            raise RuntimeError(_mismatch(path, activations, verification))
+        _write(partial, final.to_bytes(), path)
+        written = partial.read_bytes()
+        _check_same(written, content, samples[0])
         graph = Graph(written)
-        layers = twin.fixed_layers(fixed).items()
         report = ExportReport(
             path=str(path),
             activations=activations,
+            containers=containers,
             file_bytes=len(written),
             float32_bytes=export_report.float32_bytes(fixed),
-            verification=verification,
+            verification=found["verification"],
+            trained=found.get("trained", found["verification"]),
+            reference_kernels=plain,
             mismatch_allowed=allow_mismatch,
             layers=tuple(
                 export_report.read_layer(graph, name, layer, activations)
-                for name, layer in layers
+                for name, layer in twin.fixed_layers(fixed).items()
             ),
         )
         os.replace(partial, path)
     return report
 
 
-def _convert(fixed, activations) -> bytes:
-    slots = Slots()
-    is_faithful = activations == "fake_quant"
-    if is_faithful:
-        model = twin.fake_quant_twin(fixed, slots)
-    else:
-        model = twin.float_twin(fixed)
-    graph = litert.convert(model, slots, fixed, is_faithful)
-    kernels = [
-        weights.Kernel(
-            name, get_format(layer.formats[0]), twin.normalized_codes(layer)[0]
-        )
-        for name, layer in twin.fixed_layers(fixed).items()
-    ]
-    weights.store(graph, kernels)
-    return graph.to_bytes()
-
-
-def _batches(verify_data, model):
+def _batches(verify_data, model) -> tuple[list[Batch], Iterator[Batch], str]:
+    """Returns the first batches, all batches, and where they come from."""
     if verify_data is None:
         batches, data = verify.random_batches(model), "random"
     else:
         batches, data = verify.batches_of(verify_data, model), "given"
-    # Bad data is found before the conversion, which takes its time.
-    return itertools.chain([next(batches)], batches), data
+    head: list[Batch] = []
+    # Bad data is found here, before the conversion, which takes its time.
+    for batch in batches:
+        head.append(batch)
+        if sum(len(b.inputs[0]) for b in head) >= ranges.CALIBRATION_SAMPLES:
+            break
+    return head, itertools.chain(head, batches), data
+
+
+def _in_reference_kernels(content, references, head, data) -> Agreement | str:
+    meant = {"verification": references["verification"]}
+    try:
+        runner = Runner(content, "reference")
+        return verify.compare(runner, meant, iter(head), data)["verification"]
+    except (RuntimeError, ValueError) as error:
+        return f"not run: {str(error).strip().splitlines()[0]}"
+
+
+def _write(partial, content, path) -> None:
+    try:
+        partial.write_bytes(content)
+    except OSError as error:
+        raise OSError(
+            f"The file must fit on the disk of `path`. Received: path="
+            f"{str(path)!r} ({error}) for {len(content):,} bytes. Free some "
+            "room, or choose another folder; nothing was left behind."
+        ) from error
+
+
+def _check_same(written, proven, arrays) -> None:
+    """The file that is kept must compute what the proven one computed."""
+    pairs = zip(Runner(written)(arrays), Runner(proven)(arrays), strict=True)
+    if not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
+        raise RuntimeError(
+            "Metadata must not change what a file computes. Received: another "
+            "output after it was added. Please report this."
+        )
 
 
 @contextlib.contextmanager
@@ -164,61 +238,30 @@ def _beside(path: pathlib.Path):
             os.remove(name)
 
 
-def _check_path(path) -> pathlib.Path:
-    path = pathlib.Path(path)
-    if path.is_dir():
-        raise ValueError(
-            f"`path` must name a file. Received: path={str(path)!r}, a folder. "
-            "Add a file name, 'model.tflite' for example."
+def _mismatch(path, activations, agreements, where) -> str:
+    check = agreements["verification"]
+    allowed = f"within {check.tolerance:g} (RMS of the error)"
+    if check.measure == MAX:
+        allowed = (
+            f"within {check.tolerance:g} of the largest output and have the "
+            "same argmax"
         )
-    if not path.parent.is_dir():
-        raise ValueError(
-            "`path` must be in an existing folder. Received: "
-            f"path={str(path)!r}. Create {str(path.parent)!r} first."
+    text = (
+        f"The file must agree with the Keras model {allowed}. Received: "
+        f"max_relative_error={check.max_relative_error:.3g}, "
+        f"rms_error={check.rms_error:.3g}, argmax equal on "
+        f"{check.argmax_agreement} and {check.deviating_samples} deviating of "
+        f"{check.samples} {check.data} samples (activations={activations!r})."
+    )
+    trained = agreements.get("trained")
+    if trained is not None and not trained.passed:
+        text += (
+            f" The accuracy must not drop by more than "
+            f"{trained.accuracy_drop_allowed:g}: it is {trained.accuracy:.4f} "
+            f"against {trained.reference_accuracy:.4f}."
         )
-    return path
-
-
-def _check_model(model) -> None:
-    if not isinstance(model, keras.Sequential | keras.src.models.Functional):
-        raise ValueError(
-            "`fixed` must be a Functional or Sequential model. Received: "
-            f"{type(model).__name__}. Take the result of `to_fixed` or of "
-            "`SearchModel.best_model()`."
-        )
-    if not model.built:
-        raise ValueError(
-            "`fixed` must be built. Received: a model without weights. Give it "
-            "an `Input`, or call it once on a batch."
-        )
-    for tensor in model.inputs:
-        if tensor.shape[0] is not None:
-            raise ValueError(
-                "Inputs of `fixed` must leave the batch dimension open. "
-                f"Received: {tensor.name!r} of shape {tensor.shape}. Build the "
-                "model with `keras.Input(shape)`, without a batch size."
-            )
-    unfixed = [
-        path
-        for path, layer in twin.fixed_layers(model).items()
-        if not layer.is_fixed
-    ]
-    if unfixed:
-        raise ValueError(
-            "Every layer of `fixed` must have one format. Received: several "
-            f"options in {unfixed}. Call `to_fixed(model, assignment)` first."
-        )
-
-
-def _mismatch(path, activations, verification) -> str:
     return (
-        "The file must agree with the Keras model within "
-        f"{verification.tolerance:g} of the largest output and have the same "
-        "argmax. Received: "
-        f"max_relative_error={verification.max_relative_error:.3g}, argmax "
-        f"equal on {verification.argmax_agreement} and "
-        f"{verification.deviating_samples} deviating of "
-        f"{verification.samples} {verification.data} samples "
-        f"(activations={activations!r}). {str(path)!r} was not written; pass "
-        "`allow_mismatch=True` to keep such a file, or a larger `tolerance`."
+        f"{text} {where} {str(path)!r} was not written; pass "
+        "`allow_mismatch=True` to keep such a file, or a larger `tolerance` "
+        "or `accuracy_drop`."
     )

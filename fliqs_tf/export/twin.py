@@ -38,7 +38,44 @@ def uncompiled(model: keras.Model) -> keras.Model:
 
 def weight_only_reference(model: keras.Model) -> keras.Model:
     """The fixed model with its input quantizers switched off."""
-    return _clone(model, lambda layer: None, {"input_formats": None})
+    return _clone(
+        model, lambda layer: None, lambda layer: {"input_formats": None}
+    )
+
+
+def container_reference(model: keras.Model, input_format: str) -> keras.Model:
+    """The fixed model with every input in one format, and the learned ranges.
+
+    Inputs that are not quantized stay so.
+    """
+
+    def keywords(layer):
+        if not rounds_inputs(layer):
+            return {}
+        return {"input_formats": input_format}
+
+    return _clone(model, lambda layer: None, keywords)
+
+
+def rounds_inputs(layer: SearchableLayer) -> bool:
+    """Whether a fixed layer does something to its inputs."""
+    quantizer = layer.input_quantizer
+    return quantizer is not None and quantizer.formats != ("fp32",)
+
+
+def learned_ranges(model: keras.Model) -> dict[str, float | None]:
+    """Path -> running range of the inputs, of layers that round them.
+
+    `None` where the range comes from each tensor; 0 where it saw no data.
+    """
+    found: dict[str, float | None] = {}
+    for path, layer in fixed_layers(model).items():
+        if rounds_inputs(layer):
+            state = layer._input_state
+            found[path] = float(state["range"]) if "range" in state else None
+            if found[path] is not None and float(state["updates"]) == 0.0:
+                found[path] = 0.0
+    return found
 
 
 def float_twin(model: keras.Model) -> keras.Model:
@@ -96,11 +133,10 @@ def _substitute_quantizers(source, layer, slots):
     step = np.float32(rounding.step_of(get_format(name)))
     if get_format(name).is_integer:
         codes, scale = codes / step, scale * step
-    quantizer = source.input_quantizer
-    if quantizer is None or quantizer.formats == ("fp32",):
+    if not rounds_inputs(source):
         layer.input_quantizer = None
     else:
-        fmt = get_format(quantizer.formats[0])
+        fmt = get_format(source.input_quantizer.formats[0])
         input_scale = _running_scale(source)
         layer.input_quantizer = rounding.InputRounding(fmt, input_scale, slots)
         if input_scale is not None:
@@ -138,14 +174,14 @@ def _exact_form(layer, slots):
 def _clone(
     model: keras.Model,
     replacement: Callable,
-    keywords: Mapping = {},  # noqa: B006
+    keywords: Callable[[SearchableLayer], Mapping] = lambda layer: {},
 ) -> keras.Model:
     """Clones in float32.
 
     Args:
         model: Functional or Sequential model.
         replacement: Layer -> layer to stand in its place, or `None`.
-        keywords: Configuration of quantized layers that is to differ.
+        keywords: Quantized layer -> what is to differ in its configuration.
     """
 
     def clone_layer(layer):
@@ -154,7 +190,7 @@ def _clone(
             return stand_in
         config = layer.get_config()
         if isinstance(layer, SearchableLayer):
-            config |= keywords
+            config |= keywords(layer)
         # Operations such as `x + y` are no layers and have no policy.
         if getattr(layer, "compute_dtype", None) in _HALF:
             config["dtype"] = "float32"

@@ -11,14 +11,17 @@ without XLA they were equal to it on all samples measured.
 
 import dataclasses
 from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
 from fliqs_tf.export import litert
+from fliqs_tf.export.agreement import Agreement
+from fliqs_tf.export.agreement import Bounds
+from fliqs_tf.export.agreement import Tally
+from fliqs_tf.export.runner import Runner
 
 BATCH_SIZE = 64
 RANDOM_SAMPLES = 64
@@ -26,78 +29,50 @@ _SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Verification:
-    """How well a file agrees with its reference.
+class Batch:
+    """Samples to compare on.
 
     Args:
-        data: `"given"`, or `"random"`: standard normal inputs of a fixed seed.
-        samples: Number of samples compared.
-        max_relative_error: Largest `|file - reference|`, relative to the
-            largest magnitude of that output over all samples.
-        argmax_agreement: Samples whose largest output has the same index.
-        deviating_samples: Samples outside the tolerance or with another
-            argmax.
-        tolerance: Bound of the relative error.
+        inputs: Arrays `(batch, ...)`, one an input of the model.
+        labels: Class numbers `(batch,)`, `None` where they are not known.
     """
 
-    data: str
-    samples: int
-    max_relative_error: float
-    argmax_agreement: int
-    deviating_samples: int
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        return self.deviating_samples == 0
+    inputs: list[np.ndarray]
+    labels: np.ndarray | None = None
 
 
 def compare(
-    content: bytes,
-    reference: keras.Model,
-    batches: Iterator[list[np.ndarray]],
+    runner: Runner,
+    references: Mapping[str, tuple[keras.Model, Bounds]],
+    batches: Iterator[Batch],
     data: str,
-    tolerance: float,
-) -> Verification:
-    """Runs a file and its reference on the same batches.
+) -> dict[str, Agreement]:
+    """Runs a file and its references on the same batches.
 
     Args:
-        content: The bytes of the file.
-        reference: Keras model with the same inputs and outputs.
-        batches: Lists of arrays `(batch, ...)`, one an input of the model.
+        runner: The file.
+        references: Name -> Keras model with the same inputs and outputs, and
+            how far the file may be from it.
+        batches: What to run.
         data: Where the batches come from, for the record.
-        tolerance: Allowed error relative to the output's largest magnitude.
 
     Returns:
-        The comparison.
+        Name -> comparison with that reference.
     """
-    runner = _Runner(content)
-    errors, agreements, magnitudes = [], [], []
+    tallies = {name: Tally() for name in references}
     for batch in batches:
-        tensors = [tf.convert_to_tensor(array) for array in batch]
-        expected = [np.asarray(y) for y in litert.call(reference, tensors)]
-        received = runner(batch)
-        pairs = list(zip(received, expected, strict=True))
-        _check_outputs(pairs)
-        errors.append([_sample_errors(*pair) for pair in pairs])
-        agreements.append(np.all([_same_argmax(*pair) for pair in pairs], 0))
-        magnitudes.append([np.abs(y).max(initial=0.0) for y in expected])
-    scale = np.max(magnitudes, axis=0)
-    # An output that is zero throughout has no scale: errors count as they are.
-    scale = np.where(scale > 0, scale, 1.0)[:, None]
-    relative = np.max(np.concatenate(errors, axis=1) / scale, axis=0)
-    agrees = np.concatenate(agreements)
-    return Verification(
-        data=data,
-        samples=len(relative),
-        max_relative_error=float(relative.max()),
-        argmax_agreement=int(agrees.sum()),
-        deviating_samples=int(np.sum((relative > tolerance) | ~agrees)),
-        tolerance=tolerance,
-    )
+        received = runner(batch.inputs)
+        tensors = [tf.convert_to_tensor(array) for array in batch.inputs]
+        for name, (reference, _) in references.items():
+            expected = [np.asarray(y) for y in litert.call(reference, tensors)]
+            tallies[name].add(received, expected, batch.labels)
+    return {
+        name: tally.result(data, references[name][1])
+        for name, tally in tallies.items()
+    }
 
 
-def random_batches(model: keras.Model) -> Iterator[list[np.ndarray]]:
+def random_batches(model: keras.Model) -> Iterator[Batch]:
     """Yields standard normal inputs of a fixed seed, one batch of them.
 
     Raises:
@@ -110,30 +85,39 @@ def random_batches(model: keras.Model) -> Iterator[list[np.ndarray]]:
                 f"{tensor.name!r} of shape {tensor.shape}. Give `verify_data`."
             )
     random = np.random.default_rng(_SEED)
-    yield [
-        random.standard_normal((RANDOM_SAMPLES, *x.shape[1:])).astype(x.dtype)
-        for x in model.inputs
-    ]
+    yield Batch(
+        [
+            random.standard_normal((RANDOM_SAMPLES, *x.shape[1:])).astype(
+                x.dtype
+            )
+            for x in model.inputs
+        ]
+    )
 
 
-def batches_of(verify_data, model: keras.Model) -> Iterator[list[np.ndarray]]:
+def batches_of(verify_data, model: keras.Model) -> Iterator[Batch]:
     """Yields batches of the data that a caller gave.
 
     Args:
         verify_data: Array or `tf.data.Dataset` of batches, of the input or,
-            for several inputs, a list of them (dictionaries by input name);
-            pairs `(x, y)` of a data set lose their `y`.
+            for several inputs, a list of them (dictionaries by input name).
+            The `y` of a data set's pairs `(x, y)` are labels if they can be:
+            one class number, or one row of the output's width, a sample.
         model: Model whose inputs they are.
 
     Raises:
         ValueError: If there is no sample, or a shape is not the model's.
     """
     found = False
-    for arrays in _raw_batches(verify_data, model):
+    for arrays, labels in _raw_batches(verify_data, model):
         _check_shapes(arrays, model)
         for start in range(0, len(arrays[0]), BATCH_SIZE):
             found = True
-            yield [array[start : start + BATCH_SIZE] for array in arrays]
+            part = slice(start, start + BATCH_SIZE)
+            yield Batch(
+                [array[part] for array in arrays],
+                None if labels is None else labels[part],
+            )
     if not found:
         raise ValueError(
             "`verify_data` must hold at least one sample. Received: none. Give "
@@ -143,7 +127,7 @@ def batches_of(verify_data, model: keras.Model) -> Iterator[list[np.ndarray]]:
 
 def _raw_batches(verify_data, model):
     if not isinstance(verify_data, tf.data.Dataset):
-        yield _inputs_of(verify_data, model)
+        yield _inputs_of(verify_data, model), None
         return
     if verify_data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
@@ -151,9 +135,25 @@ def _raw_batches(verify_data, model):
             "`.take(count)`."
         )
     for element in verify_data.as_numpy_iterator():
+        labels = None
         if isinstance(element, tuple):
-            element = element[0]
-        yield _inputs_of(element, model)
+            element, labels = element[0], _labels_of(element[1], model)
+        yield _inputs_of(element, model), labels
+
+
+def _labels_of(y, model) -> np.ndarray | None:
+    """Class numbers `(batch,)` of what a data set calls `y`."""
+    if isinstance(y, dict | tuple) or len(model.outputs) != 1:
+        return None
+    classes = model.outputs[0].shape[-1]
+    y = np.asarray(y)
+    if len(model.outputs[0].shape) != 2 or classes in (None, 1):
+        return None
+    if y.ndim == 2 and y.shape[1] == classes:
+        return y.argmax(axis=1)
+    y = y.reshape(len(y), -1)
+    is_class = y.shape[1] == 1 and np.issubdtype(y.dtype, np.integer)
+    return y[:, 0] if is_class else None
 
 
 def _inputs_of(element, model) -> list[np.ndarray]:
@@ -194,67 +194,3 @@ def _check_shapes(arrays, model):
             "`verify_data` must hold as many samples for every input. "
             f"Received: {[len(array) for array in arrays]}."
         )
-
-
-def _check_outputs(pairs):
-    shapes = [(received.shape, expected.shape) for received, expected in pairs]
-    if any(received != expected for received, expected in shapes):
-        raise RuntimeError(
-            "The file must have outputs of the Keras model's shapes. Received: "
-            f"(file, Keras) = {shapes}. LiteRT computes some layer differently;"
-            " replace the layers that are not common ones, one by one."
-        )
-
-
-def _sample_errors(received, expected):
-    """Largest absolute error of each sample; NaN counts as infinite."""
-    difference = np.abs(received - expected).reshape(len(expected), -1)
-    # Both infinite, or both NaN, is agreement; one of them is not.
-    same = (received == expected) | (np.isnan(received) & np.isnan(expected))
-    difference = np.where(same.reshape(difference.shape), 0.0, difference)
-    return np.nan_to_num(difference, nan=np.inf).max(axis=1, initial=0.0)
-
-
-def _same_argmax(received, expected):
-    """Whether each sample's largest value stands at the same index.
-
-    Where the reference has several equal largest values, any of them counts.
-    """
-    if expected.ndim < 2:
-        return np.ones(len(expected), bool)
-    index = received.argmax(axis=-1)[..., None]
-    chosen = np.take_along_axis(expected, index, axis=-1)[..., 0]
-    same = ~(chosen < expected.max(axis=-1))
-    return same.reshape(len(expected), -1).all(axis=1)
-
-
-class _Runner:
-    """Calls a file with arrays in the order of its inputs."""
-
-    def __init__(self, content: bytes):
-        self._interpreter = Interpreter(model_content=content)
-
-    def __call__(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        try:
-            return self._invoke(arrays)
-        except (RuntimeError, ValueError):
-            # Some operators fix the batch at conversion: one by one, then.
-            if len(arrays[0]) == 1:
-                raise
-        single = [
-            self._invoke([array[i : i + 1] for array in arrays])
-            for i in range(len(arrays[0]))
-        ]
-        return [np.concatenate(parts) for parts in zip(*single, strict=True)]
-
-    def _invoke(self, arrays):
-        run = self._interpreter
-        inputs = [tensor["index"] for tensor in run.get_input_details()]
-        for tensor, array in zip(inputs, arrays, strict=True):
-            run.resize_tensor_input(tensor, array.shape)
-        run.allocate_tensors()
-        for tensor, array in zip(inputs, arrays, strict=True):
-            run.set_tensor(tensor, array)
-        run.invoke()
-        outputs = [tensor["index"] for tensor in run.get_output_details()]
-        return [run.get_tensor(tensor) for tensor in outputs]

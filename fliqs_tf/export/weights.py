@@ -15,6 +15,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
 from fliqs_tf.formats import Format
 
-_WEIGHT_OPERATORS = (
+WEIGHT_OPERATORS = (
     Builtin.CONV_2D,
     Builtin.DEPTHWISE_CONV_2D,
     Builtin.FULLY_CONNECTED,
@@ -33,7 +34,7 @@ _WEIGHT_OPERATORS = (
 # A product of three float32 factors is off by at most 3 half units.
 _TOLERANCE = 1e-6
 # Convolutions, transposed ones too, and products have their weights here.
-_KERNEL_INPUT = 1
+KERNEL_INPUT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,40 +67,104 @@ def stored_tensors(graph: Graph, path: str) -> list[int]:
     ]
 
 
-def store(graph: Graph, kernels: Sequence[Kernel]) -> None:
-    """Replaces the float32 constants of known kernels by small containers.
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """An operator that has the weights of a known kernel.
+
+    Args:
+        operator: The operator, an object of the graph.
+        constant: Number of the float32 constant with its weights.
+        kernel: The kernel.
+        codes: Codes in the layout of the constant.
+        axis: Axis of the codes that the scale belongs to.
+        scale: Positive float32 array `(codes.shape[axis],)`; the constant is
+            `codes * scale`. 1 for channels of zeros.
+    """
+
+    operator: Any
+    constant: int
+    kernel: Kernel
+    codes: np.ndarray
+    axis: int
+    scale: np.ndarray
+
+    @property
+    def is_zero(self) -> np.ndarray:
+        """Which channels hold nothing but zeros."""
+        axes = tuple(i for i in range(self.codes.ndim) if i != self.axis)
+        return ~np.any(self.codes, axis=axes)
+
+
+def reader(graph: Graph, tensor: int) -> Any:
+    """The operator that multiplies by a stored tensor, once it is decoded.
+
+    Returns:
+        An object of the graph; `None` if nothing of the kind reads it.
+    """
+    decoded = {tensor}
+    for operator in graph.operators:
+        inputs = [int(number) for number in operator.inputs]
+        if graph.builtin(operator) in WEIGHT_OPERATORS:
+            if inputs[KERNEL_INPUT] in decoded:
+                return operator
+        # A graph's operators stand in the order in which they run.
+        elif decoded.intersection(inputs):
+            decoded.update(int(number) for number in operator.outputs)
+    return None
+
+
+def find(graph: Graph, kernels: Sequence[Kernel]) -> list[Match]:
+    """Recognises kernels; an operator without one has no entry."""
+    found: list[Match] = []
+    for operator in graph.operators:
+        if graph.builtin(operator) not in WEIGHT_OPERATORS:
+            continue
+        tensor = int(operator.inputs[KERNEL_INPUT])
+        constant = graph.constant(tensor)
+        if constant is None:
+            continue
+        names = f"{graph.name(tensor)};{graph.name(operator.outputs[0])}"
+        match = _match(constant, kernels, names, found)
+        if match is not None:
+            kernel, codes, axis, factor = match
+            codes, scale = _positive(codes, axis, factor)
+            found.append(Match(operator, tensor, kernel, codes, axis, scale))
+    return found
+
+
+def store(
+    graph: Graph, kernels: Sequence[Kernel], containers: str = "small"
+) -> None:
+    """Replaces the float32 constants of known kernels by containers.
 
     Kernels without a match are left as they are; reading the file back shows
     them missing.
+
+    Args:
+        graph: The file.
+        kernels: What is known about the model's weights.
+        containers: Kind of containers, see `ContainerWriter`.
     """
-    writer = ContainerWriter(graph)
+    writer = ContainerWriter(graph, containers)
     written: dict[tuple[str, int], int] = {}
-    for operator in graph.operators:
-        if graph.builtin(operator) not in _WEIGHT_OPERATORS:
-            continue
-        tensor = int(operator.inputs[_KERNEL_INPUT])
-        constant = graph.constant(tensor)
-        match = None
-        if constant is not None:
-            names = f"{graph.name(tensor)};{graph.name(operator.outputs[0])}"
-            match = _match(constant, kernels, names, written)
-        if match is None:
-            continue
-        kernel, codes, axis, factor = match
-        key = (kernel.path, tensor)
+    for match in find(graph, kernels):
+        key = (match.kernel.path, match.constant)
         if key not in written:
-            codes, scale = _positive(codes, axis, factor)
-            name = _unused(tensor_name(kernel.path), written, kernel.path)
             written[key] = writer.write(
-                name, tensor, kernel.fmt, codes, axis, scale
+                unused_name(graph, match.kernel.path),
+                match.constant,
+                match.kernel.fmt,
+                match.codes,
+                match.axis,
+                match.scale,
             )
-        operator.inputs[_KERNEL_INPUT] = written[key]
+        match.operator.inputs[KERNEL_INPUT] = written[key]
 
 
-def _unused(name, written, path):
+def unused_name(graph: Graph, path: str) -> str:
     """A layer used twice, between different norms, is stored twice."""
-    uses = sum(known == path for known, _ in written)
-    return f"{name}#{uses + 1}" if uses else name
+    uses = len(stored_tensors(graph, path))
+    return f"{tensor_name(path)}#{uses + 1}" if uses else tensor_name(path)
 
 
 def _positive(codes, axis, factor):
@@ -111,18 +176,18 @@ def _positive(codes, axis, factor):
     return codes, np.where(factor == 0, np.float32(1), np.abs(factor))
 
 
-def _match(constant, kernels, names, written):
+def _match(constant, kernels, names, found):
     """Returns `(kernel, codes in the constant's layout, axis, factor)`.
 
-    Names and what has been written already decide only between kernels that
-    are equal, zero for instance.
+    Names and what has been found already decide only between kernels that are
+    equal, zero for instance.
     """
 
     def rank(kernel):
         layer = re.escape(kernel.path.rsplit("/")[-1])
         # In a converted file a scope may have got a number.
         is_named = re.search(rf"(^|[/;]){layer}(_\d+)?([/;]|$)", names)
-        return not is_named, any(path == kernel.path for path, _ in written)
+        return not is_named, any(match.kernel is kernel for match in found)
 
     for kernel in sorted(kernels, key=rank):
         for codes, axis in _layouts(kernel.codes, constant.shape):

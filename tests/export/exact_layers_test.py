@@ -6,6 +6,8 @@ from absl.testing import parameterized
 from fliqs_tf.export import exact_layers
 from fliqs_tf.export import litert
 from fliqs_tf.export import verify
+from fliqs_tf.export.agreement import Bounds
+from fliqs_tf.export.runner import Runner
 from fliqs_tf.export.slots import Slots
 
 
@@ -69,13 +71,12 @@ class ExactLayersTest(parameterized.TestCase):
         graph = litert.convert(model, slots, reference)
         x = np.random.default_rng(1).standard_normal((9, *shape))
         result = verify.compare(
-            graph.to_bytes(),
-            reference,
-            iter([[x.astype("float32")]]),
+            Runner(graph.to_bytes()),
+            {"reference": (reference, Bounds(1e-4))},
+            iter([verify.Batch([x.astype("float32")])]),
             "given",
-            1e-4,
         )
-        self.assertLessEqual(result.max_relative_error, limit)
+        self.assertLessEqual(result["reference"].max_relative_error, limit)
 
 
 if __name__ == "__main__":

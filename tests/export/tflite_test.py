@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
+from ai_edge_litert.interpreter import Interpreter
 
 from fliqs_tf import convert
 from fliqs_tf.export import export_tflite
@@ -235,8 +236,8 @@ class ArgumentsTest(_ExportTestCase):
             export_tflite(self.model, self.path)
 
     def test_activations(self):
-        with self.assertRaisesRegex(ValueError, "float, fake_quant.*'int8'"):
-            export_tflite(self.model, self.path, activations="int8")
+        with self.assertRaisesRegex(ValueError, "float, fake_quant.*'int7'"):
+            export_tflite(self.model, self.path, activations="int7")
 
     def test_searchable_model(self):
         searchable = convert.to_searchable(self.model, "int_s")
@@ -280,7 +281,7 @@ class _Digamma(keras.layers.Layer):
 
 
 def _run(path, images):
-    runner = verify.Interpreter(str(path)).get_signature_runner()
+    runner = Interpreter(str(path)).get_signature_runner()
     (outputs,) = runner(image=images).values()
     return outputs
 

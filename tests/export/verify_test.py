@@ -4,9 +4,7 @@ import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from fliqs_tf.export import litert
 from fliqs_tf.export import verify
-from fliqs_tf.export.slots import Slots
 
 
 def _linear(weights):
@@ -17,56 +15,6 @@ def _linear(weights):
     return model
 
 
-class CompareTest(parameterized.TestCase):
-    def _compare(self, file, reference, x):
-        content = litert.convert(file, Slots(), file).to_bytes()
-        batches = iter([[np.array(x, "float32")]])
-        return verify.compare(content, reference, batches, "given", 0.01)
-
-    def test_error_is_relative_to_the_largest_output(self):
-        reference = _linear([[1.0, 0.0], [0.0, 1.0]])
-        file = _linear([[1.0, 0.0], [0.0, 1.02]])
-        result = self._compare(file, reference, [[10, 0], [0, 5], [1, 0.5]])
-        # The largest difference is 5 * 0.02, the largest output 10.
-        self.assertAlmostEqual(result.max_relative_error, 0.01, places=6)
-        self.assertEqual(result.samples, 3)
-        self.assertEqual(result.argmax_agreement, 3)
-
-    def test_argmax_counts_by_itself(self):
-        reference = _linear([[1.0, 0.999]])
-        file = _linear([[0.999, 1.0]])
-        result = self._compare(file, reference, [[1], [2], [-1]])
-        self.assertLess(result.max_relative_error, 0.01)
-        self.assertEqual(result.argmax_agreement, 0)
-        self.assertEqual(result.deviating_samples, 3)
-        self.assertFalse(result.passed)
-
-    def test_equal_largest_values_are_no_disagreement(self):
-        reference = _linear([[1.0, 1.0]])
-        file = _linear([[1.0, 1.001]])
-        result = self._compare(file, reference, [[1]])
-        self.assertTrue(result.passed)
-
-    def test_nan_is_an_infinite_error(self):
-        model = _linear([[1.0, 1.0]])
-        file = _linear([[np.nan, 1.0]])
-        result = self._compare(file, model, [[1], [2]])
-        self.assertEqual(result.max_relative_error, np.inf)
-        self.assertEqual(result.deviating_samples, 2)
-        self.assertTrue(self._compare(file, file, [[1]]).passed)
-
-    def test_output_of_zeros(self):
-        model = _linear([[0.0, 0.0]])
-        self.assertTrue(self._compare(model, model, [[1]]).passed)
-        self.assertFalse(
-            self._compare(_linear([[1.0, 1.0]]), model, [[1]]).passed
-        )
-
-    def test_another_shape_is_an_error(self):
-        with self.assertRaisesRegex(RuntimeError, r"\(1, 3\).*\(1, 2\)"):
-            self._compare(_linear([[1.0] * 3]), _linear([[1.0] * 2]), [[1]])
-
-
 class BatchesTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
@@ -75,8 +23,8 @@ class BatchesTest(parameterized.TestCase):
 
     def _rows(self, data):
         batches = list(verify.batches_of(data, self.model))
-        sizes = [len(batch[0]) for batch in batches]
-        return np.concatenate([batch[0] for batch in batches]), sizes
+        sizes = [len(batch.inputs[0]) for batch in batches]
+        return np.concatenate([b.inputs[0] for b in batches]), sizes
 
     @parameterized.parameters(
         lambda x: x,
@@ -94,9 +42,28 @@ class BatchesTest(parameterized.TestCase):
 
     def test_random_batches_repeat(self):
         (first,), (second,) = (
-            next(verify.random_batches(self.model)) for _ in range(2)
+            next(verify.random_batches(self.model)).inputs for _ in range(2)
         )
         np.testing.assert_array_equal(first, second)
+
+    @parameterized.parameters(
+        (lambda y: y, True),
+        (lambda y: y[:, None], True),
+        (lambda y: np.eye(3)[y], True),
+        # Neither class numbers nor one row of the output's width.
+        (lambda y: y.astype("float32"), False),
+        (lambda y: np.eye(4)[y], False),
+    )
+    def test_labels(self, form, are_labels):
+        model = _linear([[1.0, 0.0, 2.0], [1.0, 1.0, 0.0]])
+        y = np.arange(150) % 3
+        data = tf.data.Dataset.from_tensor_slices((self.data, form(y)))
+        batches = list(verify.batches_of(data.batch(100), model))
+        if are_labels:
+            labels = np.concatenate([batch.labels for batch in batches])
+            np.testing.assert_array_equal(labels, y)
+        else:
+            self.assertIsNone(batches[0].labels)
 
     def test_endless_data(self):
         data = tf.data.Dataset.from_tensor_slices(self.data).repeat()

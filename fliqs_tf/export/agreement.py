@@ -1,0 +1,218 @@
+"""How well the outputs of a file agree with those of a Keras model."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+MAX = "max"
+RMS = "rms"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """How far a file may be from its reference.
+
+    Args:
+        tolerance: Largest error that is allowed.
+        measure: What the tolerance is for. `"max"`: `|file - reference|` of
+            every sample, relative to the largest magnitude of that output;
+            the argmax must be the same too. `"rms"`: the norm of `file -
+            reference` over all samples, relative to that of the reference.
+        accuracy_drop: Largest loss of accuracy against the reference, a
+            fraction; counts only where labels are known.
+    """
+
+    tolerance: float
+    measure: str = MAX
+    accuracy_drop: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """A comparison.
+
+    Args:
+        data: `"given"`, or `"random"`: standard normal inputs of a fixed seed.
+        samples: Number of samples compared.
+        max_relative_error: Largest `|file - reference|`, relative to the
+            largest magnitude of that output over all samples.
+        rms_error: Norm of `file - reference` over that of the reference, of
+            the worst output.
+        argmax_agreement: Samples whose largest output has the same index.
+        deviating_samples: Samples with a relative error above the tolerance
+            or with another argmax.
+        tolerance: Largest error that was allowed.
+        measure: What the tolerance is for, see `Bounds`.
+        accuracy_drop_allowed: See `Bounds.accuracy_drop`.
+        accuracy: Accuracy of the file, a fraction; `None` without labels.
+        reference_accuracy: Accuracy of the reference.
+    """
+
+    data: str
+    samples: int
+    max_relative_error: float
+    rms_error: float
+    argmax_agreement: int
+    deviating_samples: int
+    tolerance: float
+    measure: str
+    accuracy_drop_allowed: float
+    accuracy: float | None = None
+    reference_accuracy: float | None = None
+
+    @property
+    def accuracy_drop(self) -> float | None:
+        """Accuracy lost against the reference; negative if it gained."""
+        if self.accuracy is None or self.reference_accuracy is None:
+            return None
+        return self.reference_accuracy - self.accuracy
+
+    @property
+    def passed(self) -> bool:
+        drop = self.accuracy_drop
+        if drop is not None and drop > self.accuracy_drop_allowed:
+            return False
+        if self.measure == RMS:
+            return self.rms_error <= self.tolerance
+        return self.deviating_samples == 0
+
+    def __str__(self) -> str:
+        text = (
+            f"on {self.samples} {self.data} samples the largest relative "
+            f"error is {self.max_relative_error:.3g}, the RMS error "
+            f"{self.rms_error:.3g}, the argmax agrees on "
+            f"{self.argmax_agreement}"
+        )
+        if self.measure == MAX:
+            text += f", {self.deviating_samples} deviate"
+        if self.accuracy is not None:
+            text += (
+                f", the accuracy is {self.accuracy:.4f} against "
+                f"{self.reference_accuracy:.4f}"
+            )
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data that `json.dump` takes."""
+        return dataclasses.asdict(self) | {"passed": self.passed}
+
+
+class Tally:
+    """Collects outputs batch by batch."""
+
+    def __init__(self):
+        self._errors: list = []
+        self._agreements: list = []
+        self._magnitudes: list = []
+        self._squares: list = []
+        self._right: list = []
+
+    def add(
+        self,
+        received: list[np.ndarray],
+        expected: list[np.ndarray],
+        labels: np.ndarray | None,
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+            received: Outputs of the file.
+            expected: Outputs of the reference.
+            labels: Class numbers `(batch,)`, or `None`.
+
+        Raises:
+            RuntimeError: If the shapes differ.
+        """
+        pairs = list(zip(received, expected, strict=True))
+        _check_outputs(pairs)
+        self._errors.append([_sample_errors(*pair) for pair in pairs])
+        self._agreements.append(
+            np.all([_same_argmax(*pair) for pair in pairs], 0)
+        )
+        self._magnitudes.append([np.abs(y).max(initial=0.0) for y in expected])
+        self._squares.append([_squares(*pair) for pair in pairs])
+        if labels is not None:
+            # Labels belong to models with one output.
+            self._right.append([y.argmax(-1) == labels for y in pairs[0]])
+
+    def result(self, data: str, bounds: Bounds) -> Agreement:
+        """Returns the comparison of all that was added."""
+        scale = np.max(self._magnitudes, axis=0)
+        # An output that is zero throughout has no scale: errors count as they
+        # are.
+        scale = np.where(scale > 0, scale, 1.0)[:, None]
+        errors = np.concatenate(self._errors, axis=1)
+        relative = np.max(errors / scale, axis=0)
+        agrees = np.concatenate(self._agreements)
+        difference, magnitude = np.sum(self._squares, axis=0).T
+        magnitude = np.where(magnitude > 0, magnitude, 1.0)
+        accuracies: list = [None, None]
+        if self._right:
+            right = np.concatenate(self._right, axis=1).mean(axis=1)
+            accuracies = [float(share) for share in right]
+        deviates = (relative > bounds.tolerance) | ~agrees
+        return Agreement(
+            data=data,
+            samples=len(relative),
+            max_relative_error=float(relative.max()),
+            rms_error=float(np.sqrt(difference / magnitude).max()),
+            argmax_agreement=int(agrees.sum()),
+            deviating_samples=int(deviates.sum()),
+            tolerance=bounds.tolerance,
+            measure=bounds.measure,
+            accuracy_drop_allowed=bounds.accuracy_drop,
+            accuracy=accuracies[0],
+            reference_accuracy=accuracies[1],
+        )
+
+
+def rms_error(received: np.ndarray, expected: np.ndarray) -> float:
+    """Norm of the difference, relative to that of `expected`."""
+    difference, magnitude = _squares(received, expected)
+    return float(np.sqrt(difference / (magnitude if magnitude > 0 else 1.0)))
+
+
+def _check_outputs(pairs):
+    shapes = [(received.shape, expected.shape) for received, expected in pairs]
+    if any(received != expected for received, expected in shapes):
+        raise RuntimeError(
+            "The file must have outputs of the Keras model's shapes. Received: "
+            f"(file, Keras) = {shapes}. LiteRT computes some layer differently;"
+            " replace the layers that are not common ones, one by one."
+        )
+
+
+def _difference(received, expected):
+    """Absolute difference; NaN counts as infinite."""
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(received - expected)
+    # Both infinite, or both NaN, is agreement; one of them is not.
+    same = (received == expected) | (np.isnan(received) & np.isnan(expected))
+    return np.nan_to_num(np.where(same, 0.0, difference), nan=np.inf)
+
+
+def _sample_errors(received, expected):
+    """Largest absolute error of each sample."""
+    difference = _difference(received, expected).reshape(len(expected), -1)
+    return difference.max(axis=1, initial=0.0)
+
+
+def _squares(received, expected):
+    """Sums of squares of the difference and of what is expected."""
+    difference = _difference(received, expected).astype(np.float64)
+    finite = np.where(np.isfinite(expected), expected, 0.0).astype(np.float64)
+    return np.sum(difference**2), np.sum(finite**2)
+
+
+def _same_argmax(received, expected):
+    """Whether each sample's largest value stands at the same index.
+
+    Where the reference has several equal largest values, any of them counts.
+    """
+    if expected.ndim < 2:
+        return np.ones(len(expected), bool)
+    index = received.argmax(axis=-1)[..., None]
+    chosen = np.take_along_axis(expected, index, axis=-1)[..., 0]
+    same = ~(chosen < expected.max(axis=-1))
+    return same.reshape(len(expected), -1).all(axis=1)

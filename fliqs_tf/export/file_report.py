@@ -1,0 +1,176 @@
+"""What is in a `.tflite` file, whoever wrote it."""
+
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any
+
+from fliqs_tf.export import file_metadata
+from fliqs_tf.export import weights
+from fliqs_tf.export.graph import Builtin
+from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.graph import builtin_name
+from fliqs_tf.export.graph import type_name
+
+# Operators that only decode weights.
+_DECODERS = (
+    Builtin.CAST,
+    Builtin.DEQUANTIZE,
+    Builtin.GATHER,
+    Builtin.MUL,
+    Builtin.RESHAPE,
+    Builtin.SLICE,
+    Builtin.TRANSPOSE,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightRow:
+    """The weights of one operator.
+
+    Args:
+        name: Path of the layer if this package wrote the file, else the name
+            of the tensor that holds the weights.
+        operator: Builtin operator that multiplies by them.
+        weights: Number of weights.
+        asked: Format asked for, `None` if the file does not say.
+        asked_input: Format asked for the inputs, `None` likewise.
+        stored_type: LiteRT type of the tensor.
+        stored_bits: Bits that a weight takes, scales apart.
+        stored_bytes: Bytes of the tensor.
+        decoded: Whether they are decoded at each call, by operators.
+        input_type: LiteRT type of what they are multiplied with.
+        input_scale: Scale of an integer input, `None` for others.
+    """
+
+    name: str
+    operator: str
+    weights: int
+    asked: str | None
+    asked_input: str | None
+    stored_type: str
+    stored_bits: float
+    stored_bytes: int
+    decoded: bool
+    input_type: str
+    input_scale: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FileReport:
+    """A file.
+
+    Args:
+        path: The file.
+        file_bytes: Its size.
+        metadata: What this package wrote into it, `None` if it did not.
+        rows: Operators with weights, in the order in which they run.
+    """
+
+    path: str
+    file_bytes: int
+    metadata: dict[str, Any] | None
+    rows: tuple[WeightRow, ...]
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.file_bytes:,} bytes, "
+        if self.metadata is None:
+            return f"{text}without metadata of {file_metadata.NAME}."
+        found = self.metadata
+        versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
+        text += (
+            f"activations={found['activations']}, "
+            f"containers={found['containers']}, written by {versions}."
+        )
+        for name, agreement in found["agreements"].items():
+            text += f"\n{name}: " + ", ".join(
+                f"{key}={value:.4g}"
+                if isinstance(value, float)
+                else f"{key}={value}"
+                for key, value in agreement.items()
+                if value is not None
+            )
+        if not found["passed"]:
+            text += "\nThe file is OUTSIDE its tolerance (--allow_mismatch)."
+        return text
+
+
+def inspect(path: str | os.PathLike) -> FileReport:
+    """Reads a `.tflite` file.
+
+    Args:
+        path: Any LiteRT file.
+
+    Raises:
+        ValueError: If there is no such file, or it is of another kind.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"`path` must be a file. Received: path={str(path)!r}, which does "
+            "not exist or is a folder."
+        )
+    content = path.read_bytes()
+    # The identifier of the schema, behind the root's offset.
+    if content[4:8] != b"TFL3":
+        raise ValueError(
+            f"`path` must be a LiteRT file. Received: path={str(path)!r}, "
+            "which lacks the identifier 'TFL3'. Give a .tflite file."
+        )
+    graph = Graph(content)
+    metadata = file_metadata.read(graph)
+    assignment = metadata["assignment"] if metadata else {}
+    return FileReport(
+        path=str(path),
+        file_bytes=len(content),
+        metadata=metadata,
+        rows=tuple(_rows(graph, assignment)),
+    )
+
+
+def _rows(graph, assignment):
+    producers = {int(o.outputs[0]): o for o in graph.operators}
+    paths = {
+        tensor: path
+        for path in assignment
+        for tensor in weights.stored_tensors(graph, path)
+    }
+    for operator in graph.operators:
+        if graph.builtin(operator) not in weights.WEIGHT_OPERATORS:
+            continue
+        read = int(operator.inputs[weights.KERNEL_INPUT])
+        stored = _stored(graph, producers, read)
+        if stored is None:
+            continue
+        source = graph.tensors[int(operator.inputs[0])]
+        path = paths.get(stored)
+        asked, asked_input = assignment.get(path, (None, None))
+        count = math.prod(int(size) for size in graph.tensors[read].shape)
+        scale = source.quantization and source.quantization.scale
+        has_scale = scale is not None and len(scale) == 1
+        yield WeightRow(
+            name=path or graph.name(stored),
+            operator=builtin_name(graph.builtin(operator)),
+            weights=count,
+            asked=asked,
+            asked_input=asked_input,
+            stored_type=type_name(graph.tensors[stored].type),
+            stored_bits=8 * graph.size(stored) / count,
+            stored_bytes=graph.size(stored),
+            decoded=stored != read,
+            input_type=type_name(source.type),
+            input_scale=float(scale[0]) if has_scale else None,
+        )
+
+
+def _stored(graph, producers, tensor) -> int | None:
+    """The constant that a weight is decoded from; `None` if it is computed."""
+    while graph.raw(tensor) is None:
+        operator = producers.get(tensor)
+        if operator is None or graph.builtin(operator) not in _DECODERS:
+            return None
+        # A table comes before the indices into it, a scale after the codes.
+        is_table = graph.builtin(operator) == Builtin.GATHER
+        tensor = int(operator.inputs[1 if is_table else 0])
+    return tensor

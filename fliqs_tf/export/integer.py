@@ -1,0 +1,203 @@
+"""Integer arithmetic in a file, by `ai-edge-quantizer`.
+
+The quantizer gets a recipe with an entry for every operator, and in place of a
+calibration result a dictionary made here: the ranges of activations that were
+learned in training, and the ranges of weights. A symmetric range `r` gives an
+INT8 tensor the scale `r / 127`, which is that of a trained `int8` input; the
+range `scale * 127` (`scale * 7` for INT4) gives weights of any width up to 8
+bits the very scale they were trained with, so that nothing is rounded twice.
+
+What has no exact integer codes of up to 8 bits, float formats above all, stays
+in float32 between DEQUANTIZE and QUANTIZE. So do operators that lose too much
+in 8 bits: the arithmetic of layer norms, attention scores, softmax.
+
+INT2 is not used: the runtime computes convolutions with such weights wrongly.
+"""
+
+import re
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fliqs_tf.export import rounding
+from fliqs_tf.export import weights
+from fliqs_tf.export.graph import Builtin
+from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.weights import Match
+
+_LARGEST = {4: 7, 8: 127}
+# Elementwise and moving operators that follow or precede convolutions.
+_PLAIN = {
+    Builtin.ADD: "ADD",
+    Builtin.AVERAGE_POOL_2D: "AVERAGE_POOL_2D",
+    Builtin.CONCATENATION: "CONCATENATION",
+    Builtin.HARD_SWISH: "HARD_SWISH",
+    Builtin.LOGISTIC: "LOGISTIC",
+    Builtin.MAX_POOL_2D: "MAX_POOL_2D",
+    Builtin.MEAN: "MEAN",
+    Builtin.MUL: "MUL",
+    Builtin.PAD: "PAD",
+    Builtin.RESHAPE: "RESHAPE",
+    Builtin.TANH: "TANH",
+}
+_WEIGHTED = {
+    Builtin.CONV_2D: "CONV_2D",
+    Builtin.DEPTHWISE_CONV_2D: "DEPTHWISE_CONV_2D",
+    Builtin.FULLY_CONNECTED: "FULLY_CONNECTED",
+}
+# Where features are maps `(batch, height, width, channels)`; sequences, which
+# have one dimension less, are normed and attended to in float32.
+_SEQUENCE_RANK = 3
+_BIAS_LIMIT = 2.0**30
+
+
+def weight_bits(graph: Graph, match: Match) -> int | None:
+    """Width of the integers that hold a kernel exactly: 4, 8 or `None`."""
+    builtin = graph.builtin(match.operator)
+    if builtin not in _WEIGHTED:
+        return None
+    levels = rounding.levels_of(match.kernel.fmt)
+    # No kernel takes INT4 weights there.
+    is_depthwise = builtin == Builtin.DEPTHWISE_CONV_2D
+    for bits, largest in _LARGEST.items():
+        if levels <= largest and not (bits == 4 and is_depthwise):
+            return bits
+    return None
+
+
+def quantize(
+    graph: Graph,
+    matches: Sequence[Match],
+    float_paths: Sequence[str],
+    ranges: Mapping[int, float],
+    activation_bits: int | None,
+) -> Graph:
+    """Turns a float32 file into one that computes in integers.
+
+    Args:
+        graph: The file; names of tensors are changed.
+        matches: Operators with the weights of quantized layers.
+        float_paths: Layers that are to compute in float32.
+        ranges: Tensor number -> largest magnitude.
+        activation_bits: 8 or 16; `None` for float32 tensors that operators
+            with integer weights quantize at each call (dynamic range).
+
+    Returns:
+        The quantized file. Weights that have no exact integer codes are still
+        float32 constants in it.
+    """
+    # The import takes seconds, and only some exports need it.
+    from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer import quantizer
+
+    graph.make_names_unique()
+    names: dict[int, str] = {}
+    chosen: dict[str, tuple[str, int]] = {}
+    statistics: dict[str, dict[str, np.ndarray]] = {}
+    for match in matches:
+        bits = weight_bits(graph, match)
+        if bits is None or match.kernel.path in float_paths:
+            continue
+        scale = _scale(match, graph, ranges)
+        if scale is None:
+            continue
+        if match.constant not in names:
+            names[match.constant] = weights.unused_name(
+                graph, match.kernel.path
+            )
+            graph.rename(match.constant, names[match.constant])
+        statistics[names[match.constant]] = _weight_statistics(
+            match, scale, bits
+        )
+        kind = _WEIGHTED[graph.builtin(match.operator)]
+        chosen[_scope(graph, match.operator)] = kind, bits
+    if activation_bits is not None:
+        for operator in _plain_operators(graph):
+            kind = _PLAIN[graph.builtin(operator)]
+            chosen[_scope(graph, operator)] = kind, 8
+        for tensor, bound in ranges.items():
+            rank = len(graph.tensors[tensor].shape)
+            shape = [1] * rank
+            statistics[graph.name(tensor)] = {
+                "min": np.full(shape, -bound, np.float32),
+                "max": np.full(shape, bound, np.float32),
+            }
+    tool = quantizer.Quantizer(bytearray(graph.to_bytes()))
+    for scope, (kind, bits) in chosen.items():
+        tool.update_quantization_recipe(
+            f"^{re.escape(scope)};?$",
+            qtyping.TFLOperationName(kind),
+            _config(qtyping, bits, activation_bits),
+        )
+    if not chosen:
+        return graph
+    result = tool.quantize(statistics, enable_progress_report=False)
+    return Graph(bytes(result.quantized_model))
+
+
+def _config(qtyping, bits, activation_bits) -> Any:
+    tensor = qtyping.TensorQuantizationConfig
+    activations = None
+    if activation_bits is not None:
+        activations = tensor(num_bits=activation_bits, symmetric=True)
+    return qtyping.OpQuantizationConfig(
+        activation_tensor_config=activations,
+        weight_tensor_config=tensor(
+            num_bits=bits,
+            symmetric=True,
+            granularity=qtyping.QuantGranularity.CHANNELWISE,
+        ),
+        compute_precision=qtyping.ComputePrecision.INTEGER,
+    )
+
+
+def _scope(graph, operator) -> str:
+    return ";".join(graph.name(int(number)) for number in operator.outputs)
+
+
+def _scale(match, graph, ranges) -> np.ndarray | None:
+    """Scale of each channel's integers, `None` if no bias fits with it."""
+    step = rounding.step_of(match.kernel.fmt)
+    scale = match.scale.astype(np.float64) * step
+    if np.any(~match.is_zero):
+        # Zeros have any scale; the bias of such a channel needs a fine one.
+        scale = np.where(match.is_zero, scale[~match.is_zero].min(), scale)
+    bias = None
+    if len(match.operator.inputs) > 2 and match.operator.inputs[2] >= 0:
+        bias = graph.constant(int(match.operator.inputs[2]))
+    bound = ranges.get(int(match.operator.inputs[0]))
+    if bias is None or not bound:
+        return scale
+    # INT32 in units of the product of the scales.
+    unit = scale * (bound / _LARGEST[8])
+    scale = np.where(
+        match.is_zero, scale * np.maximum(1, np.abs(bias / unit)), scale
+    )
+    unit = scale * (bound / _LARGEST[8])
+    return scale if np.all(np.abs(bias) < _BIAS_LIMIT * unit) else None
+
+
+def _weight_statistics(match, scale, bits) -> dict[str, np.ndarray]:
+    shape = [1] * match.codes.ndim
+    shape[match.axis] = -1
+    bound = (scale * _LARGEST[bits]).reshape(shape)
+    return {"min": -bound, "max": bound}
+
+
+def _plain_operators(graph):
+    """Operators between convolutions that may as well be integer."""
+    kept = []
+    for operator in graph.operators:
+        if graph.builtin(operator) not in _PLAIN:
+            continue
+        numbers = [int(n) for n in [*operator.inputs, *operator.outputs]]
+        ranks = {
+            len(graph.tensors[number].shape)
+            for number in numbers
+            if graph.raw(number) is None
+        }
+        if _SEQUENCE_RANK not in ranks:
+            kept.append(operator)
+    return kept

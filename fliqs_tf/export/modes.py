@@ -1,0 +1,142 @@
+"""Activation modes: what a file computes, and what it is compared with."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from fliqs_tf.export import integer
+from fliqs_tf.export import litert
+from fliqs_tf.export import ranges
+from fliqs_tf.export import twin
+from fliqs_tf.export import weights
+from fliqs_tf.export.agreement import MAX
+from fliqs_tf.export.agreement import RMS
+from fliqs_tf.export.agreement import Bounds
+from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.slots import Slots
+from fliqs_tf.formats import get_format
+
+ACTIVATIONS = ("float", "fake_quant", "int8", "int16", "dynamic")
+# Different order of summation in float32, with room for deep networks.
+TOLERANCE = 1e-4
+# Static modes round what training did not: sums of branches, pooled maps,
+# outputs. Measured on the networks of docs/results/export.md: up to 0.06 with
+# INT8, and 0.01 with INT16.
+INTEGER_TOLERANCE = 0.1
+# A fraction of the samples, against the fixed model.
+ACCURACY_DROP = 0.01
+
+_STATIC_BITS = {"int8": 8, "int16": 16}
+
+
+def references(
+    fixed: keras.Model,
+    activations: str,
+    tolerance: float | None,
+    accuracy_drop: float,
+) -> dict[str, tuple[keras.Model, Bounds]]:
+    """What a file is compared with.
+
+    Args:
+        fixed: Fixed model.
+        activations: Mode of the export.
+        tolerance: Largest error; `None` for the default of the mode.
+        accuracy_drop: Largest loss of accuracy against `fixed`.
+
+    Returns:
+        `"verification"`: what the file is meant to compute, and how far it may
+        be from that. `"trained"`: `fixed` with its own rounding of inputs, if
+        that is another model; of this only the accuracy is judged, and only
+        where the arithmetic is integer.
+    """
+    trained = twin.float32_reference(fixed)
+    if activations == "fake_quant":
+        bounds = Bounds(TOLERANCE if tolerance is None else tolerance, MAX)
+        return {"verification": (trained, bounds)}
+    if activations == "float":
+        bounds = Bounds(TOLERANCE if tolerance is None else tolerance, MAX)
+        # The rounding of inputs is left out on purpose.
+        accuracy_drop = 1.0
+    else:
+        limit = INTEGER_TOLERANCE if tolerance is None else tolerance
+        bounds = Bounds(limit, RMS)
+    if activations in _STATIC_BITS:
+        meant = twin.container_reference(fixed, activations)
+    else:
+        meant = twin.weight_only_reference(fixed)
+    return {
+        "verification": (meant, bounds),
+        "trained": (trained, Bounds(np.inf, RMS, accuracy_drop)),
+    }
+
+
+def convert(
+    fixed: keras.Model,
+    activations: str,
+    containers: str,
+    samples: Sequence[list[np.ndarray]],
+) -> Graph:
+    """Converts a fixed model.
+
+    Args:
+        fixed: Fixed model.
+        activations: Mode of the export.
+        containers: Kind of containers of the weights that stay in float.
+        samples: Inputs to measure ranges on that training did not learn.
+    """
+    layers = twin.fixed_layers(fixed)
+    kernels = [
+        weights.Kernel(
+            name, get_format(layer.formats[0]), twin.normalized_codes(layer)[0]
+        )
+        for name, layer in layers.items()
+    ]
+    slots = Slots()
+    if activations == "fake_quant":
+        model = twin.fake_quant_twin(fixed, slots)
+        graph = litert.convert(model, slots, fixed, is_faithful=True)
+    else:
+        graph = litert.convert(twin.float_twin(fixed), slots, fixed)
+    if activations not in ("float", "fake_quant"):
+        bits = _STATIC_BITS.get(activations)
+        graph = _integer(graph, fixed, kernels, bits, samples)
+    weights.store(graph, kernels, containers)
+    return graph
+
+
+def _integer(graph, fixed, kernels, bits, samples):
+    graph = Graph(graph.to_bytes())
+    matches = weights.find(graph, kernels)
+    found: dict[int, float] = {}
+    if bits is not None:
+        learned = {
+            path: bound
+            for path, bound in twin.learned_ranges(fixed).items()
+            if bound is not None
+        }
+        found = ranges.measured_ranges(graph, graph.to_bytes(), samples)
+        found |= ranges.learned_ranges(graph, matches, learned)
+    float_paths = [
+        path
+        for path, layer in twin.fixed_layers(fixed).items()
+        if not twin.rounds_inputs(layer)
+    ]
+    return integer.quantize(graph, matches, float_paths, found, bits)
+
+
+def check_ranges(fixed: keras.Model, activations: str) -> None:
+    """Raises a `ValueError` if a static mode lacks ranges."""
+    if activations not in _STATIC_BITS:
+        return
+    missing = [
+        path
+        for path, bound in twin.learned_ranges(fixed).items()
+        if bound == 0.0
+    ]
+    if missing:
+        raise ValueError(
+            f"`activations={activations!r}` needs input ranges that were "
+            f"learned in training. Received: ranges without data in {missing}. "
+            "Train the model, or call it on some batches with `training=True`."
+        )

@@ -1,0 +1,183 @@
+import keras
+import numpy as np
+import tensorflow as tf
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from fliqs_tf.export import export_tflite
+from fliqs_tf.export import twin
+from fliqs_tf.export import weights
+from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.graph import type_name
+from fliqs_tf.export.runner import Runner
+from tests.export import small_models
+
+_MIXED = {
+    "stem": "int8",
+    "depthwise": "int5",
+    "pointwise": "int4",
+    "down": {"weight": "e4m3", "input": "int8"},
+    "logits": "e2m1",
+}
+
+
+class _IntegerTestCase(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.images = small_models.images()
+        self.path = self.create_tempfile().full_path
+
+    def _graph(self):
+        with open(self.path, "rb") as file:
+            return Graph(file.read())
+
+
+class StaticTest(_IntegerTestCase):
+    def test_trained_int8_grid(self):
+        """Every layer's operands are what they were in training."""
+        model = small_models.fixed(small_models.residual(), "int8")
+        report = export_tflite(model, self.path, "int8", self.images)
+        self.assertLess(report.verification.rms_error, 0.04)
+        graph = self._graph()
+        for path, bound in twin.learned_ranges(model).items():
+            (stored,) = weights.stored_tensors(graph, path)
+            operator = weights.reader(graph, stored)
+            source = graph.tensors[int(operator.inputs[0])]
+            self.assertEqual(type_name(source.type), "INT8")
+            np.testing.assert_array_equal(source.quantization.zeroPoint, [0])
+            np.testing.assert_allclose(
+                source.quantization.scale, [bound / 127], rtol=2e-7
+            )
+        # The first layer has no norm's zero channels before it.
+        layer = twin.fixed_layers(model)["logits"]
+        codes, scale = layer.quantized_kernel()
+        (stored,) = weights.stored_tensors(graph, "logits")
+        np.testing.assert_array_equal(
+            graph.raw(stored).view(np.int8).reshape(5, 16).T, codes
+        )
+        np.testing.assert_allclose(
+            graph.tensors[stored].quantization.scale, scale.ravel(), rtol=2e-7
+        )
+
+    @parameterized.parameters(("int8", 0.04), ("int16", 4e-4))
+    def test_mixed_weights_in_one_file(self, activations, limit):
+        model = small_models.fixed(small_models.residual(), _MIXED)
+        report = export_tflite(
+            model,
+            self.path,
+            activations,
+            self.images,
+            reference_kernels=True,
+        )
+        self.assertLess(report.verification.rms_error, limit)
+        self.assertLess(report.reference_kernels.rms_error, limit)
+        # Against the model with narrower inputs the difference is larger.
+        self.assertGreater(report.trained.rms_error, 0.05)
+        rows = {row.path: row for row in report.layers}
+        stored = [row.stored_type for row in report.layers]
+        self.assertEqual(
+            stored,
+            [
+                *("INT8", "INT8", "INT4 packed"),
+                *("UINT8 table of 8-bit codes", "INT8"),
+            ],
+        )
+        kind = activations.upper()
+        self.assertRegex(
+            rows["pointwise"].stored_input, f"{kind}, scale.*trained as int4"
+        )
+        self.assertRegex(rows["down"].stored_input, "FLOAT32")
+
+    def test_layer_without_input_format_computes_in_float(self):
+        assignment = _MIXED | {"stem": {"weight": "int8", "input": None}}
+        model = small_models.fixed(small_models.residual(), assignment)
+        report = export_tflite(model, self.path, "int8", self.images)
+        self.assertEqual(report.layers[0].stored_input, "FLOAT32")
+        self.assertEqual(report.layers[0].stored_type, "INT8")
+
+    def test_inputs_and_outputs_are_float32(self):
+        model = small_models.fixed(small_models.residual(), "int4")
+        export_tflite(model, self.path, "int8", self.images)
+        graph = self._graph()
+        for number in graph.inputs + graph.outputs:
+            self.assertEqual(type_name(graph.tensors[number].type), "FLOAT32")
+
+    @parameterized.parameters("int8", "int16")
+    def test_untrained_ranges_are_refused(self, activations):
+        plain = small_models.residual()
+        model = small_models.fixed(plain, "int8")
+        layer = model.get_layer("down")
+        layer._input_state["updates"].assign(0.0)
+        with self.assertRaisesRegex(ValueError, r"without data in \['down'\]"):
+            export_tflite(model, self.path, activations, self.images)
+
+    def test_ranges_of_each_tensor_are_measured(self):
+        model = small_models.fixed(
+            small_models.residual(), "int8", input_range="dynamic"
+        )
+        report = export_tflite(model, self.path, "int8", self.images)
+        self.assertLess(report.verification.rms_error, 0.06)
+
+    def test_accuracy_on_labels(self):
+        model = small_models.fixed(small_models.residual(), "int8")
+        labels = np.asarray(model(self.images)).argmax(-1)
+        data = tf.data.Dataset.from_tensor_slices((self.images, labels))
+        data = data.batch(16)
+        report = export_tflite(
+            model, self.path, "int8", data, accuracy_drop=0.5
+        )
+        self.assertEqual(report.trained.reference_accuracy, 1.0)
+        self.assertLess(report.trained.accuracy_drop, 0.2)
+        with self.assertRaisesRegex(RuntimeError, "must not drop by more"):
+            export_tflite(model, self.path, "int8", data, accuracy_drop=-1.0)
+
+    def test_several_inputs_and_outputs(self):
+        layers = keras.layers
+        left = keras.Input(small_models.IMAGE, name="left")
+        right = keras.Input(small_models.IMAGE, name="right")
+        shared = layers.Conv2D(8, 3, name="shared", activation="relu")
+        x, y = shared(left), shared(right)
+        z = layers.Flatten()(
+            layers.MaxPooling2D()(layers.Concatenate()([x, y]))
+        )
+        model = keras.Model(
+            {"left": left, "right": right},
+            {"u": layers.Dense(3, name="u")(z), "v": layers.Dense(2)(z)},
+        )
+        data = {"left": self.images, "right": self.images[::-1]}
+        model = small_models.fixed(model, "int8", data)
+        report = export_tflite(model, self.path, "int8", data)
+        self.assertLess(report.verification.rms_error, 0.04)
+
+
+class DynamicTest(_IntegerTestCase):
+    def test_integer_weights_and_float_tensors(self):
+        model = small_models.fixed(small_models.residual(), _MIXED)
+        report = export_tflite(model, self.path, "dynamic", self.images)
+        self.assertLess(report.verification.rms_error, 0.02)
+        rows = {row.path: row for row in report.layers}
+        self.assertRegex(rows["stem"].stored_input, "at each call")
+        self.assertEqual(rows["pointwise"].stored_type, "INT4 packed")
+        self.assertEqual(rows["down"].stored_input, "FLOAT32 not rounded")
+
+
+class RunnerTest(_IntegerTestCase):
+    def test_kept_tensors_come_back_as_numbers(self):
+        model = small_models.fixed(small_models.residual(), "int8")
+        export_tflite(model, self.path, "int8", self.images)
+        graph = self._graph()
+        with open(self.path, "rb") as file:
+            runner = Runner(file.read(), keeps_tensors=True)
+        runner([self.images[:1]])
+        (stored,) = weights.stored_tensors(graph, "stem")
+        source = int(weights.reader(graph, stored).inputs[0])
+        bound = twin.learned_ranges(model)["stem"]
+        np.testing.assert_allclose(
+            runner.tensor(source),
+            np.clip(self.images[:1], -bound, bound),
+            atol=bound / 127,
+        )
+
+
+if __name__ == "__main__":
+    absltest.main()
