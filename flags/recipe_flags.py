@@ -51,13 +51,13 @@ SCHEDULE = flags.DEFINE_enum(
     "schedule",
     _DEFAULTS["schedule"],
     list(SCHEDULES),
-    "How the learning rate falls: by a cosine to 0, by --schedule_decay every "
-    "--schedule_epochs, or not.",
+    "How the learning rate falls: by a cosine to 0; by --schedule_decay every "
+    "--schedule_epochs; by it after a half and three quarters; or not.",
 )
 SCHEDULE_DECAY = flags.DEFINE_float(
     "schedule_decay",
     _DEFAULTS["schedule_decay"],
-    "Factor of the exponential schedule.",
+    "Factor of the exponential schedule and of the steps.",
     lower_bound=1e-9,
     upper_bound=1.0,
 )

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
-SCHEDULES = ("cosine", "exponential", "constant")
+SCHEDULES = ("cosine", "exponential", "step", "constant")
 ACTIVATIONS = ("fake_quant", "float")
 # Where a run is, not what it is.
 PLACES = ("run_dir", "data_dir")
@@ -40,9 +40,9 @@ class TrainConfig:
         optimizer_epsilon: Of RMSprop; `None` for 1e-3.
         learning_rate: Its learning rate at the peak.
         learning_rate_warmup: Epochs in which it grows from 0 to that.
-        schedule: How it falls: `"cosine"` (to 0), `"exponential"` or
+        schedule: How it falls: `"cosine"` (to 0), `"exponential"`, `"step"` or
             `"constant"`, see `fliqs_tf.recipes.Schedule`.
-        schedule_decay: Factor of the exponential schedule.
+        schedule_decay: Factor of the exponential schedule and of the steps.
         schedule_epochs: Epochs between two of its decays.
         weight_decay: Decoupled weight decay, without biases and norms.
         clip_norm: Largest norm of all gradients together; 0 for no bound.

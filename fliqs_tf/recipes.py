@@ -22,16 +22,18 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
         cosine:       peak / 2 * (1 + cos(pi * (t - w) / (n - w)))
         exponential:  peak * decay^floor(t / d)
+        step:         peak * decay^([t >= n / 2] + [t >= 3n / 4])
         constant:     peak
 
     Args:
         kind: `"cosine"` (Loshchilov and Hutter, 2017, without restarts),
-            `"exponential"` or `"constant"`.
+            `"exponential"`, `"step"` (He et al., 2016, section 4.2) or
+            `"constant"`.
         peak: Learning rate at the end of the warm-up.
         steps: Steps of the whole run.
         warmup: Steps of the warm-up.
-        decay: Factor of the exponential decay.
-        decay_steps: Steps between two of its decays.
+        decay: Factor of the exponential schedule and of the steps.
+        decay_steps: Steps between two decays of the exponential schedule.
     """
 
     def __init__(
@@ -64,6 +66,9 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             factor = ops.power(
                 own["decay"], ops.floor(step / own["decay_steps"])
             )
+        elif own["kind"] == "step":
+            done = ops.floor(4.0 * step / own["steps"])
+            factor = ops.power(own["decay"], ops.clip(done - 1.0, 0.0, 2.0))
         else:
             factor = 1.0
         if own["warmup"]:

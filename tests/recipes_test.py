@@ -41,6 +41,18 @@ class ScheduleTest(parameterized.TestCase):
         ):
             self.assertAlmostEqual(float(schedule(step)), expected)
 
+    def test_steps_after_a_half_and_three_quarters(self):
+        schedule = recipes.Schedule("step", 1.0, steps=100, decay=0.1)
+        for step, expected in (
+            (0, 1.0),
+            (49, 1.0),
+            (50, 0.1),
+            (74, 0.1),
+            (75, 0.01),
+            (100, 0.01),
+        ):
+            self.assertAlmostEqual(float(schedule(step)), expected)
+
     def test_constant(self):
         schedule = recipes.Schedule("constant", 0.3, steps=10)
         self.assertAlmostEqual(float(schedule(9)), 0.3)

@@ -1,0 +1,104 @@
+"""Every preset parses, and describes a run that the networks can take."""
+
+import inspect
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl.testing import absltest
+
+import fliqs_tf as fliqs
+from fliqs_tf import costs
+from fliqs_tf.config import SearchConfig
+from fliqs_tf.space import get_space
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PRESETS = sorted((_ROOT / "flags" / "presets").glob("*.flags"))
+# Settings to be included by other presets: no run of their own.
+_INCLUDED = ("fliqs",)
+
+# Flags are read in a process of their own: they are global.
+_READ = """
+import json
+import sys
+from absl import flags
+from absl.testing import flagsaver
+from fliqs_tf.flags import search_flags
+from fliqs_tf.flags import study_flags
+for path in sys.argv[1:]:
+    with flagsaver.flagsaver():
+        flags.FLAGS(["program", "--run_dir=unnamed", "--flagfile=" + path])
+        config = search_flags.search_config_from_flags()
+        print(json.dumps(config.to_dict()))
+"""
+
+
+class PresetsTest(absltest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        result = subprocess.run(
+            [sys.executable, "-c", _READ, *map(str, _PRESETS)],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode:
+            raise AssertionError(result.stderr)
+        lines = result.stdout.splitlines()[-len(_PRESETS) :]
+        cls.configs = {}
+        for path, line in zip(_PRESETS, lines, strict=True):
+            data = json.loads(line)
+            del data["kind"]
+            cls.configs[path.stem] = SearchConfig(**data)
+
+    def test_every_network_has_one(self):
+        found = {config.model for config in self.configs.values()}
+        self.assertContainsSubset(fliqs.models.names(), found)
+
+    def test_runs_are_of_networks_and_spaces_that_exist(self):
+        for name, config in self.configs.items():
+            with self.subTest(name):
+                self.assertNotEmpty(get_space(config.space))
+                costs.parse_bounds(config.bounds)
+                builder = fliqs.models._BUILDERS[config.model]
+                self.assertContainsSubset(
+                    config.network_arguments(),
+                    inspect.signature(builder).parameters,
+                )
+
+    def test_folders_differ(self):
+        folders = [
+            config.run_dir
+            for name, config in self.configs.items()
+            if name not in _INCLUDED
+        ]
+        self.assertNotIn("unnamed", folders)
+        self.assertLen(set(folders), len(folders))
+
+    def test_images_have_the_size_of_the_network(self):
+        for name, config in self.configs.items():
+            if config.dataset != "imagenet2012":
+                continue
+            with self.subTest(name):
+                builder = fliqs.models._BUILDERS[config.model]
+                shape = inspect.signature(builder).parameters["input_shape"]
+                self.assertEqual(shape.default[0], config.image_size)
+
+    def test_what_papers_state(self):
+        """Spot checks against the papers that the presets cite."""
+        for name, expected in {
+            "resnet50": {"optimizer": "sgd", "batch_size": 256},
+            "mobilenet_v2": {"optimizer": "rmsprop", "schedule_decay": 0.98},
+            "efficientnet_b4": {"learning_rate": 0.256, "weight_ema": 0.9999},
+            "inception_v3": {"optimizer_epsilon": 1.0, "clip_norm": 2.0},
+            "deit": {"weight_decay": 0.05, "mixup": 0.8, "epochs": 300},
+            "mlperf_tiny_resnet8": {"schedule_decay": 0.99, "epochs": 500},
+        }.items():
+            config = self.configs[name].to_dict()
+            self.assertEqual({k: config[k] for k in expected}, expected)
+
+
+if __name__ == "__main__":
+    absltest.main()
