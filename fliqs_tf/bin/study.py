@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 import rich
+import rich.console
 import rich.progress
 import tensorflow as tf
 from absl import flags
@@ -32,6 +33,7 @@ from fliqs_tf.study import Study
 flags.adopt_module_key_flags(study_flags)
 
 _POLL_SECONDS = 1.0
+_FILE_WIDTH = 110
 # Seldom enough to read every history anew.
 _PROGRESS_SECONDS = 5.0
 
@@ -46,7 +48,12 @@ def main(argv):
     command = study_flags.command(sys.argv[1:])
     failed = _Workers(study, study_flags.WORKERS.value, command).run()
     if any(study.is_finished(config) for config in study.runs):
-        rich.print(reports.study_table(study.write_report(command)))
+        table = reports.study_table(study.write_report(command))
+        console = rich.console.Console()
+        if not console.is_terminal:
+            # A file has no width of its own.
+            console = rich.console.Console(width=_FILE_WIDTH)
+        console.print(table)
         rich.print(f"The study's folder is {study.root.resolve()}")
     if failed:
         raise ValueError(
@@ -84,6 +91,8 @@ class _Workers:
             f"{len(study.runs)} runs, {len(study.runs) - len(pending)} of "
             f"them finished; logs in {study.root / 'logs'}"
         )
+        if not pending:
+            return []
         bar = self._progress.add_task("epochs", total=self._total, left="")
         try:
             with self._progress:
@@ -103,6 +112,9 @@ class _Workers:
                             completed=self._epochs(),
                             left=self._time_left(),
                         )
+                self._progress.update(
+                    bar, completed=self._epochs(), left=self._time_left()
+                )
         finally:
             for process in self._running:
                 process.terminate()
