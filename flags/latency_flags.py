@@ -5,8 +5,8 @@ import dataclasses
 from absl import flags
 
 from fliqs_tf import models
-from fliqs_tf.config import ACTIVATIONS
 from fliqs_tf.config import TrainConfig
+from fliqs_tf.export.modes import ACTIVATIONS
 from fliqs_tf.space import SPACES
 from fliqs_tf.space import get_space
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import keras
-from absl.testing import absltest
+from absl.testing import parameterized
 
 import fliqs_tf as fliqs
 from fliqs_tf.export import timing
@@ -23,9 +23,12 @@ def _model():
     return keras.Model(inputs, keras.layers.Dense(4, name="dense")(x))
 
 
-class LatencyTest(absltest.TestCase):
-    def test_table_is_a_cost(self):
-        table = timing.latency_table(_model(), ("int4", "int8"), rounds=3)
+class LatencyTest(parameterized.TestCase):
+    @parameterized.parameters("float", "int8")
+    def test_table_is_a_cost(self, activations):
+        table = timing.latency_table(
+            _model(), ("int4", "int8"), activations, rounds=3
+        )
         path = self.create_tempfile("t.json", json.dumps(table)).full_path
         cost = fliqs.costs.get(f"table:{path}")
         self.assertEqual(cost.unit, "us")

@@ -3,7 +3,8 @@
 Example:
   python -m fliqs_tf.bin.latency --model=mlperf_tiny_resnet8 \
       --dataset=cifar10 --space=int_s --output=latency.json
-  python -m fliqs_tf.bin.search --cost=table:latency.json --cost_target=0.9xint8 ...
+  python -m fliqs_tf.bin.search --cost=table:latency.json \
+      --cost_target=0.9xint8 ...
 
 The table is of this network, this machine and this runtime. A layer is timed
 alone, so the sum of its layers is not a network's latency; both are printed.

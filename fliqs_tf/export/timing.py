@@ -162,6 +162,8 @@ def _content(fixed, activations) -> bytes:
         random.standard_normal((2, *x.shape[1:])).astype(x.dtype)
         for x in fixed.inputs
     ]
+    # Modes with quantized inputs need ranges, of whatever data.
+    fixed(keras.tree.pack_sequence_as(fixed.input, data), training=True)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.tflite")
         # How an untrained model rounds is of no interest here.
