@@ -4,6 +4,7 @@ Importing registers the layers with Keras; it defines no flag and changes no
 environment variable.
 """
 
+from fliqs_tf import backend  # noqa: F401  First: it refuses others.
 from fliqs_tf import costs
 from fliqs_tf import datasets
 from fliqs_tf import layers

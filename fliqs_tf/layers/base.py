@@ -18,7 +18,8 @@ def searchable(keras_class: type):
     """Class decorator: registers a searchable form of a layer class.
 
     The form must be a `SearchableLayer` and a subclass of `keras_class`, with
-    a static method `macs(layer, input_shape) -> int` that counts the
+    a method `compute(inputs, training)`, which stands for `call`, and a static
+    method `macs(layer, input_shape) -> int`, which counts the
     multiply-accumulates of one sample for a layer of either class. Its
     signature becomes the class's own plus the keywords of `SearchableLayer`.
 
@@ -27,7 +28,7 @@ def searchable(keras_class: type):
 
         @fliqs.layers.searchable(Lowpass)
         class SearchableLowpass(fliqs.layers.SearchableLayer, Lowpass):
-            def call(self, inputs, training=False):
+            def compute(self, inputs, training):
                 inputs, kernel, scale = self.quantize_operands(inputs, training)
                 return self.finish(self.filter(inputs, kernel), scale)
 

@@ -13,7 +13,7 @@ from fliqs_tf.layers.searchable_layer import SearchableLayer
 
 
 class _Convolution(SearchableLayer):
-    def call(self, inputs, training=False):
+    def compute(self, inputs, training):
         inputs, kernel, scale = self.quantize_operands(inputs, training)
         return self.finish(self.convolution_op(inputs, kernel), scale)
 

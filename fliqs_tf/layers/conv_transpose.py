@@ -18,7 +18,7 @@ from fliqs_tf.layers.searchable_layer import SearchableLayer
 class _TransposedConvolution(SearchableLayer):
     operands = (Operand(axis=-2),)
 
-    def call(self, inputs, training=False):
+    def compute(self, inputs, training):
         inputs, kernel, scale = self.quantize_operands(inputs, training)
         outputs = ops.conv_transpose(
             inputs,

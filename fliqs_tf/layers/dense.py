@@ -17,7 +17,7 @@ class Dense(SearchableLayer, keras.layers.Dense):
     column of the kernel `(features, units)` has its own scale.
     """
 
-    def call(self, inputs, training=False):
+    def compute(self, inputs, training):
         inputs, kernel, scale = self.quantize_operands(inputs, training)
         return self.finish(ops.matmul(inputs, kernel), scale)
 

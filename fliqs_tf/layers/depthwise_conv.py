@@ -16,7 +16,7 @@ from fliqs_tf.layers.searchable_layer import SearchableLayer
 class _DepthwiseConvolution(SearchableLayer):
     operands = (Operand(axis=(-2, -1)),)
 
-    def call(self, inputs, training=False):
+    def compute(self, inputs, training):
         inputs, kernel, scale = self.quantize_operands(inputs, training)
         outputs = ops.depthwise_conv(
             inputs,

@@ -25,7 +25,7 @@ class EinsumDense(SearchableLayer, keras.layers.EinsumDense):
         _, kernel, output = _parse(layer.equation)
         return (Operand(axis=tuple(_kept(kernel, output))),)
 
-    def call(self, inputs, training=False):
+    def compute(self, inputs, training):
         inputs, kernel, scale = self.quantize_operands(inputs, training)
         outputs = ops.einsum(self.equation, inputs, kernel)
         return self.finish(outputs, scale)

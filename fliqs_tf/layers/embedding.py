@@ -32,10 +32,14 @@ class Embedding(SearchableLayer, keras.layers.Embedding):
         if not self.built:
             super().build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs):  # type: ignore[override]
+        # No `training`, which the layer's `compute_output_spec` does not take.
+        return super().call(inputs)
+
+    def compute(self, inputs, training):
         if inputs.dtype not in ("int32", "int64"):
             inputs = ops.cast(inputs, "int32")
-        codes, scale = self.kernel_codes(training=False)
+        codes, scale = self.kernel_codes(training)
         outputs = ops.take(codes, inputs, axis=0)
         scale = ops.reshape(scale, [1] * len(inputs.shape) + [-1])
         return ops.cast(outputs * scale, self.compute_dtype)

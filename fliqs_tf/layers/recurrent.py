@@ -89,7 +89,18 @@ class _Recurrent(SearchableLayer):
             quantizer = InputQuantizer(quantizer.formats, "dynamic")
         return super()._build_input(quantizer, name)
 
+    def call(  # type: ignore[override]
+        self, sequences, initial_state=None, mask=None, training=False
+    ):
+        return keras.layers.RNN.call(
+            self, sequences, initial_state, mask, training
+        )
+
     def inner_loop(self, sequences, initial_state, mask, training=False):
+        if self.is_float:
+            return keras.layers.RNN.inner_loop(
+                self, sequences, initial_state, mask, training
+            )
         kernels = {}
         for operand in self.operands:
             codes, scale = self.kernel_codes(training, operand.kernel)

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from fliqs_tf.formats import get_format
+from fliqs_tf.quantizers import IDENTITY
 from fliqs_tf.quantizers import InputQuantizer
 from fliqs_tf.quantizers import WeightQuantizer
 from fliqs_tf.space import TIED
@@ -233,6 +234,39 @@ class SearchableLayer(keras.layers.Layer):
         codes, scale = self.kernel_codes(False, kernel)
         codes, scale = ops.convert_to_numpy(codes), ops.convert_to_numpy(scale)
         return codes * unit, scale / unit
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the layer is fixed to `fp32`, as if it were the Keras layer.
+
+        Then it runs the Keras layer's own `call`: compilers fuse operations,
+        so that only the same operations give the same bits in every mode.
+        """
+        inputs = self.input_quantizer
+        return (
+            self.formats == (IDENTITY,)
+            # The exporter puts quantizers of its own in their place.
+            and isinstance(self.kernel_quantizer, WeightQuantizer)
+            and (inputs is None or inputs.formats == (IDENTITY,))
+            and self.compute_dtype == self.variable_dtype
+        )
+
+    def call(self, inputs, training=False):
+        if self.is_float:
+            return super().call(inputs)
+        return self.compute(inputs, training)
+
+    def compute(self, inputs, training):
+        """The Keras layer's `call`, on quantized operands.
+
+        Args:
+            inputs: Input of the layer.
+            training: Whether running ranges are to be updated.
+
+        Returns:
+            Output of the layer.
+        """
+        raise NotImplementedError
 
     def kernel_codes(self, training, kernel=None):
         """Returns float32 codes and scale of a kernel, the first by default."""

@@ -24,7 +24,7 @@ class _SeparableConvolution(SearchableLayer):
         Operand("pointwise_kernel", -1, "pointwise_input"),
     )
 
-    def call(self, inputs, training=False):
+    def compute(self, inputs, training):
         depthwise, pointwise = self.operands
         inputs, kernel, scale = self.quantize_operands(
             inputs, training, depthwise
