@@ -8,6 +8,7 @@ was stopped goes on when it is started again; finished runs are not redone. At
 the end, and whenever a run is finished, report.md and pareto.png are written.
 """
 
+import fcntl
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -43,6 +44,7 @@ def main(argv):
     program.refuse_arguments(argv)
     study = study_flags.study_from_flags()
     study.create()
+    lock = _lock(study)
     # For the processes: what TensorFlow says at its import is in no log.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     command = study_flags.command(sys.argv[1:])
@@ -55,12 +57,28 @@ def main(argv):
             console = rich.console.Console(width=_FILE_WIDTH)
         console.print(table)
         rich.print(f"The study's folder is {study.root.resolve()}")
+    lock.close()
     if failed:
         raise ValueError(
             f"Every run must finish. Received: {len(failed)} that did not: "
             f"{', '.join(failed)}. See their files in {study.root / 'logs'}; "
             "the same command tries them again."
         )
+
+
+def _lock(study):
+    """Takes the study's folder; it is free again when the process ends."""
+    lock = open(study.root / "lock", "w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise ValueError(
+            "A study is done by one process and its workers. Received: "
+            f"run_dir={study.root}, where another is at work. Wait for it, or "
+            "choose another folder; --workers sets how many runs go at a time."
+        ) from error
+    return lock
 
 
 class _Workers:
@@ -121,6 +139,8 @@ class _Workers:
         return self._failed
 
     def _begin(self, config):
+        # A process that dies before its first word has a log, too.
+        self._study.log_path(config).touch()
         threads = max(1, (os.cpu_count() or 1) // self._count)
         process = self._context.Process(
             target=_work, args=(self._study, config, threads)
@@ -146,7 +166,9 @@ class _Workers:
             last = next((x for x in reversed(lines) if x.strip()), "")
             line += f"failed with code {process.exitcode}. {last}"
         # No markup: an error's text may hold brackets.
-        self._progress.console.print(line, markup=False, highlight=False)
+        self._progress.console.print(
+            line, markup=False, highlight=False, soft_wrap=True
+        )
 
     def _epochs(self):
         return sum(self._study.epochs_done(c) for c in self._study.runs)
