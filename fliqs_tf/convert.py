@@ -52,6 +52,9 @@ def to_searchable(
     space: str | Sequence[str],
     rules: Sequence[Rule] = (),
     input_range: str = "ema",
+    input_signedness: str = "symmetric",
+    weight_granularity: str | int = "channel",
+    rounding: str = "nearest",
 ) -> keras.Model:
     """Copies a model with a choice of formats in every kernel layer.
 
@@ -65,8 +68,13 @@ def to_searchable(
         space: Key of `fliqs.SPACES`, a format, or a sequence of formats.
         rules: Exceptions; the first that matches a layer decides. See
             `fliqs.rules` for common sets of them.
-        input_range: Where the scale of inputs comes from: `"ema"` or
-            `"dynamic"`, see `fliqs.layers`.
+        input_range: Where the scale of inputs comes from: `"ema"`,
+            `"dynamic"`, `"percentile"` or `"lsq"`, see `fliqs.layers`.
+        input_signedness: Grids of integer inputs: `"symmetric"`, `"unsigned"`
+            or `"affine"`.
+        weight_granularity: Weights that share a scale: `"channel"`,
+            `"tensor"`, or the size of groups.
+        rounding: `"nearest"`, or `"stochastic"` while training.
 
     Returns:
         A model of the same class, names and weights. Its attribute
@@ -107,6 +115,9 @@ def to_searchable(
             keywords[path] = {
                 **_keywords(rule, space),
                 "input_range": input_range,
+                "input_signedness": input_signedness,
+                "weight_granularity": weight_granularity,
+                "rounding": rounding,
             }
     _check_rules(rules, used, model)
     if not keywords:

@@ -162,8 +162,10 @@ def _size(layer, weight, inputs):
     biases = layer.biases
     if "Conv" in layer.kind:
         biases = max(biases, layer.scales)
-    scales = layer.scales if fmt.is_scaled else 0
-    return layer.weights * fmt.bits / 8 + 4 * (scales + biases)
+    # A block format has its scales in its width.
+    has_scales = fmt.is_scaled and not fmt.block_size
+    scales = layer.scales if has_scales else 0
+    return layer.weights * fmt.storage_bits / 8 + 4 * (scales + biases)
 
 
 _COSTS: dict[str, AnyCost] = {

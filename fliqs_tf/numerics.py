@@ -69,7 +69,7 @@ def absmax(x, axis=None):
     kept = _kept_axes(rank, axis)
     if kept == tuple(range(rank - len(kept), rank)):
         return fusion.max_magnitude(x, len(kept))
-    reduced = tuple(a for a in range(rank) if a not in kept)
+    reduced = tuple(other_axes(rank, axis))
     return ops.max(ops.abs(x), axis=reduced, keepdims=True)
 
 
@@ -113,7 +113,15 @@ def quantize(
 
 
 def quantize_blocks(
-    x, row, scale, axes, size=None, clips=False, codebook=None, noise=None
+    x,
+    row,
+    scale,
+    axes,
+    size=None,
+    clips=False,
+    bounds=None,
+    codebook=None,
+    noise=None,
 ):
     """Quantizes with scales that may vary along some axes.
 
@@ -130,6 +138,7 @@ def quantize_blocks(
         size: Elements of a group, if formats of other kinds have an absmax
             scale for each group as well. Block formats need 32.
         clips: See `quantize`.
+        bounds: See `quantize`.
         codebook: See `quantize`.
         noise: See `quantize`.
 
@@ -151,6 +160,7 @@ def quantize_blocks(
         row,
         inner,
         clips=ops.logical_not(is_block) if clips else False,
+        bounds=bounds,
         codebook=codebook,
         noise=noise,
     )
@@ -259,20 +269,13 @@ def fake_quant(x, fmt, axis=None, scale=None):
     else:
         scale = ops.stop_gradient(ops.cast(scale, "float32"))
     if fmt.block_size:
-        values, _ = quantize_blocks(x, row, scale, _block_axes(x, axis))
+        rank = len(x.shape)
+        axes = [rank - 1] if axis is None else other_axes(rank, axis)
+        values, _ = quantize_blocks(x, row, scale, axes)
     else:
         options = (None, codebook, None)
         values = _straight_through(_values, x, row, scale, options, 1.0, clips)
     return ops.cast(values, dtype)
-
-
-def _block_axes(x, axis):
-    """Axes along which the blocks of `fake_quant` run."""
-    rank = len(x.shape)
-    if axis is None:
-        return [rank - 1]
-    kept = _kept_axes(rank, axis)
-    return [a for a in range(rank) if a not in kept]
 
 
 def running_mean(mean, seen, value, momentum):
@@ -290,6 +293,12 @@ def running_mean(mean, seen, value, momentum):
     """
     momentum = ops.minimum(momentum, seen / (seen + 1.0))
     return momentum * mean + (1.0 - momentum) * value
+
+
+def other_axes(rank: int, axis) -> list[int]:
+    """Axes but those that keep a scale of their own."""
+    kept = _kept_axes(rank, axis)
+    return [a for a in range(rank) if a not in kept]
 
 
 def _kept_axes(rank, axis) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ multiplies its *output* by the scales gets sums of exact products: for integer
 formats they do not depend on the order of summation, hence not on the machine.
 """
 
-import abc
+import dataclasses
 from collections.abc import Sequence
 
 import keras
@@ -19,107 +19,63 @@ import numpy as np
 from keras import ops
 
 from fliqs_tf import numerics
+from fliqs_tf import ranges
+from fliqs_tf.format_quantizer import FormatQuantizer
+from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
-from fliqs_tf.space import get_space
+from fliqs_tf.ranges import check_range
 
-RANGES = ("dynamic", "ema")
+GRANULARITIES = ("channel", "tensor")
 # The extra option of every input quantizer: leave the tensor as it is.
 IDENTITY = "fp32"
 
 
-def check_range(range: str) -> None:
-    """Raises unless a range is one of `RANGES`."""
-    if range not in RANGES:
-        raise ValueError(
-            f"A range is one of {', '.join(RANGES)}. Received: range={range!r}."
-        )
-
-
-class _FormatQuantizer(abc.ABC):
-    """What quantizers of weights and of inputs share: the chosen row."""
-
-    def __init__(self, formats: str | Sequence[str]):
-        self.formats = get_space(formats)
-
-    def __eq__(self, other):
-        return (
-            type(self) is type(other)
-            and self.get_config() == other.get_config()
-        )
-
-    def __hash__(self):
-        return hash((type(self), self.formats))
-
-    def _build_choice(self, name) -> dict:
-        if len(self.formats) == 1:
-            return {}
-        widths = [get_format(fmt).bits for fmt in self.formats]
-        # Not `layer.add_weight`, which has no `synchronization`: each replica
-        # holds its own sample. The layer tracks the variable all the same.
-        choice = keras.Variable(
-            # A model that nobody searches yet runs at its widest format. (An
-            # initializer, as a layer may be built inside of a symbolic call.)
-            keras.initializers.Constant(int(np.argmax(widths))),
-            shape=(),
-            dtype="int32",
-            trainable=False,
-            name=f"{name}_choice",
-            aggregation="only_first_replica",
-            synchronization="on_read",
-        )
-        return {"choice": choice}
-
-    def _row(self, weights, table):
-        if len(self.formats) == 1:
-            return ops.convert_to_tensor(table[0])
-        return ops.take(ops.convert_to_tensor(table), weights["choice"], axis=0)
-
-    def __call__(self, inputs, training, weights, **kwargs):
-        """Rounds a tensor and scales it back.
-
-        Args:
-            inputs: Floating tensor.
-            training: Whether a running range is to be updated.
-            weights: What `build` returned.
-            **kwargs: Ignored; part of TFMOT's signature.
-
-        Returns:
-            Tensor of the same shape and dtype.
-        """
-        dtype = keras.backend.standardize_dtype(inputs.dtype)
-        codes, scale = self.codes(inputs, training, weights)
-        return ops.cast(codes * scale, dtype)
-
-    @abc.abstractmethod
-    def codes(self, inputs, training, weights):
-        """Returns float32 `(codes, scale)`: `inputs` is about their product."""
-
-    def get_config(self) -> dict:
-        return {"formats": list(self.formats)}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-
 @keras.saving.register_keras_serializable(package="fliqs_tf")
-class WeightQuantizer(_FormatQuantizer):
+class WeightQuantizer(FormatQuantizer):
     """Symmetric absmax quantizer of weights, one scale for each channel.
 
     `scale = absmax / v_max` is taken anew from the current weights at every
     call; it clips nothing and takes no gradient, so `dq/dw = 1`.
+
+    Groups, and the blocks of block formats, are runs of weights of one output
+    channel, in the kernel's order (that of a convolution's height, width,
+    input channels); the last one may be short.
 
     Args:
         formats: One format, or the options among which the variable `choice`
             selects.
         axis: Axis or axes of the tensor that keep a scale of their own (the
             output channels); `None` for one scale.
+        granularity: `"channel"`, `"tensor"` (one scale), or the size of groups
+            that have a scale each, such as 64. Block formats have blocks of 32
+            in any case.
+        rounding: `"nearest"` (half to even), or `"stochastic"` while training.
     """
 
-    def __init__(self, formats, axis: int | Sequence[int] | None = -1):
-        super().__init__(formats)
+    def __init__(
+        self,
+        formats,
+        axis: int | Sequence[int] | None = -1,
+        granularity: str | int = "channel",
+        rounding: str = "nearest",
+    ):
+        super().__init__(formats, rounding)
         self.axis = axis if axis is None or isinstance(axis, int) else (*axis,)
-        self._table = numerics.format_table(self.formats)
+        self.set_tables([get_format(fmt) for fmt in self.formats])
+        is_size = isinstance(granularity, int) and granularity > 1
+        if granularity not in GRANULARITIES and not is_size:
+            raise ValueError(
+                f"`granularity` must be one of {', '.join(GRANULARITIES)} or a "
+                "size of groups above 1. Received: "
+                f"granularity={granularity!r}."
+            )
+        block = numerics.BLOCK_SIZE
+        if is_size and self.has_blocks and granularity != block:
+            raise ValueError(
+                f"Beside block formats groups have their size, {block}. "
+                f"Received: granularity={granularity}."
+            )
+        self.granularity = granularity
 
     def build(self, tensor_shape, name, layer) -> dict:
         """Creates the quantizer's variables on a layer.
@@ -133,102 +89,238 @@ class WeightQuantizer(_FormatQuantizer):
             Dictionary of variables, to be passed to the calls.
         """
         del tensor_shape, layer
-        return self._build_choice(name)
+        return self.build_choice(name)
 
     def codes(self, inputs, training, weights):
-        """Returns float32 `(codes, scale)`; the scale keeps `axis` only."""
-        del training
-        row = self._row(weights, self._table)
-        scale = numerics.absmax_scale(inputs, row, self.axis)
-        return numerics.quantize(inputs, row, scale), scale
+        """Returns float32 `(codes, scale)`; the scale keeps `axis` only.
+
+        Where the scale varies within a channel (groups, blocks) the codes are
+        the rounded weights themselves and the scale is 1.
+        """
+        row = self.chosen(weights, self._rows)
+        options = {
+            "codebook": self.chosen(weights, self._codebooks),
+            "noise": self.noise(inputs, training, weights),
+        }
+        own = self.axis if self.granularity != "tensor" else None
+        scale = numerics.absmax_scale(inputs, row, own)
+        axes = numerics.other_axes(len(inputs.shape), self.axis)
+        if own != self.axis:
+            kept = [1 if a in axes else n for a, n in enumerate(inputs.shape)]
+            scale = ops.broadcast_to(scale, kept)
+        size = self.granularity if isinstance(self.granularity, int) else None
+        if size or self.has_blocks:
+            return numerics.quantize_blocks(
+                inputs, row, scale, axes, size, **options
+            )
+        return numerics.quantize(inputs, row, scale, **options), scale
 
     def get_config(self):
         axis = self.axis if isinstance(self.axis, int | None) else [*self.axis]
-        return {**super().get_config(), "axis": axis}
+        return {
+            **super().get_config(),
+            "axis": axis,
+            "granularity": self.granularity,
+        }
 
 
 @keras.saving.register_keras_serializable(package="fliqs_tf")
-class InputQuantizer(_FormatQuantizer):
-    """Symmetric quantizer of a layer's input, one scale for the tensor.
+class InputQuantizer(FormatQuantizer):
+    """Quantizer of a layer's input, one scale for the tensor.
 
     Besides its formats it has the option `len(formats)` to leave the input as
     it is, which a search uses before its activation delay is over.
 
+    Ranges, each shared by all the formats (`scale = range / v_max`):
+
+    - `"ema"`: running average of the absmax, so that the scale is a constant at
+      inference and one sample's result does not depend on its batch. Values
+      beyond the range are clipped, with zero gradient.
+    - `"dynamic"`: the absmax of the tensor at hand.
+    - `"percentile"`: like `"ema"`, of a percentile of the magnitudes: clips
+      outliers for the sake of the others.
+    - `"lsq"`: learned (Esser et al. 2020, arXiv 1902.08153): the range `r`
+      starts from the first batch and has the gradient `dq/dr = (q - x) / r`,
+      and `q / r` where it clips, times `1 / sqrt(features * Q)`, with the
+      number `Q` of positive values of the format in use.
+
+    A running or learned range that has seen no data (`is_calibrated`) is no
+    range: the layer then takes each tensor's own.
+
     Args:
         formats: One format, or the options of the variable `choice`.
-        range: `"ema"`: the scale comes from a running average of the absmax,
-            so that it is a constant at inference and one sample's result does
-            not depend on its batch. Values beyond the range are clipped, with
-            zero gradient. `"dynamic"`: the absmax of the tensor at hand.
-        momentum: Weight of the past in the running average
-            absmax, see `numerics.running_mean`.
+        range: One of the above.
+        momentum: Weight of the past in the running average, see
+            `numerics.running_mean`.
+        signedness: Grid of integer formats (others are symmetric):
+            `"symmetric"`, codes `-n..n`; `"unsigned"`, codes `0..2n + 1` for
+            inputs that are never negative, as after ReLU; `"affine"`, as many
+            codes with a zero point. See `ranges.grid_of`.
+        percentile: Of the range `"percentile"`.
+        rounding: See `WeightQuantizer`.
+        axis: Axis along which the blocks of block formats run, the channels.
     """
 
-    def __init__(self, formats, range: str = "ema", momentum: float = 0.99):
-        super().__init__(formats)
+    def __init__(
+        self,
+        formats,
+        range: str = "ema",
+        momentum: float = 0.99,
+        signedness: str = "symmetric",
+        percentile: float = 99.9,
+        rounding: str = "nearest",
+        axis: int = -1,
+    ):
+        super().__init__(formats, rounding)
         check_range(range)
+        ranges.check(range, signedness, percentile)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(
                 f"`momentum` must be in [0, 1). Received: momentum={momentum}."
             )
         self.range = range
         self.momentum = momentum
-        options = self.formats
+        self.signedness = signedness
+        self.percentile = percentile
+        self.axis = axis
+        options = [get_format(fmt) for fmt in self.formats]
+        # Q of LSQ.
+        self._narrowest = min(_positive_values(fmt) for fmt in options)
         if len(options) > 1:
-            options = (*options, IDENTITY)
-        self._table = numerics.format_table(options)
+            options.append(get_format(IDENTITY))
+        if signedness != "symmetric":
+            options = [_nonnegative(fmt) for fmt in options]
+        self.set_tables(options)
+        self._is_integer = np.array([_has_step(fmt) for fmt in options])
+        self._levels = np.array(
+            [_positive_values(fmt) for fmt in options], np.float32
+        )
 
     def build(self, tensor_shape, name, layer) -> dict:
         """Creates the quantizer's variables; see `WeightQuantizer.build`."""
         del tensor_shape
-        weights = self._build_choice(name)
-        if self.range == "ema":
-            for key in ("range", "updates"):
-                weights[key] = layer.add_weight(
-                    name=f"{name}_{key}",
-                    shape=(),
-                    dtype="float32",
-                    initializer="zeros",
-                    trainable=False,
-                    aggregation="mean",
-                    # A range is float32 under mixed precision too.
-                    autocast=False,
+        weights = self.build_choice(name)
+        if self.range != "dynamic":
+            learns = self.range == "lsq"
+            is_pair = self.signedness != "symmetric" and not learns
+            for key, shape in (("range", (2,) * is_pair), ("updates", ())):
+                weights[key] = ranges.scalar_weight(
+                    layer, f"{name}_{key}", shape, learns and key == "range"
                 )
         return weights
 
-    def codes(self, inputs, training, weights):
-        """Returns float32 `(codes, scale)`; the scale is one number."""
-        row = self._row(weights, self._table)
-        if self.range == "dynamic":
-            scale = numerics.absmax_scale(inputs, row)
-            return numerics.quantize(inputs, row, scale), scale
-        if training:
-            self._update(inputs, weights)
-            current = ops.convert_to_tensor(weights["range"])
-        else:
-            # A range that saw no data is no range: take this tensor's.
-            current = ops.cond(
-                weights["updates"] > 0,
-                lambda: ops.convert_to_tensor(weights["range"]),
-                lambda: _absmax(inputs),
-            )
-        scale = numerics.range_scale(current, row)
-        return numerics.quantize(inputs, row, scale, clips=True), scale
+    def is_calibrated(self, weights) -> bool:
+        """Whether the range, if it needs data, has seen some.
 
-    def _update(self, inputs, weights):
-        mean, seen = weights["range"], weights["updates"]
-        mean.assign(
-            numerics.running_mean(mean, seen, _absmax(inputs), self.momentum)
+        Args:
+            weights: What `build` returned.
+        """
+        return "updates" not in weights or float(weights["updates"]) > 0.0
+
+    def codes(self, inputs, training, weights):
+        """Returns float32 `(codes, scale)`; the scale is one number.
+
+        The zero point of an affine grid is subtracted from the codes. Where a
+        block format is chosen they are the rounded values, and the scale is 1.
+        """
+        row = self.chosen(weights, self._rows)
+        limits = self._limits(inputs, training, weights)
+        scale, bounds = ranges.grid_of(
+            limits,
+            row,
+            self.signedness,
+            self.chosen(weights, self._is_integer),
         )
-        seen.assign(seen + 1.0)
+        options = {
+            "clips": self.range != "dynamic" or self.signedness == "unsigned",
+            "bounds": bounds,
+            "codebook": self.chosen(weights, self._codebooks),
+            "noise": self.noise(inputs, training, weights),
+        }
+        if self.has_blocks:
+            rank = len(inputs.shape)
+            codes, scale = numerics.quantize_blocks(
+                inputs,
+                row,
+                ops.reshape(scale, [1] * rank),
+                [self.axis % rank],
+                **options,
+            )
+            scale = ops.reshape(scale, ())
+        else:
+            codes = numerics.quantize(inputs, row, scale, **options)
+        if self.range == "lsq":
+            codes = ranges.let_scale_learn(codes, inputs, scale, row, bounds)
+        return codes, scale
+
+    def _limits(self, inputs, training, weights):
+        share = self.percentile if self.range == "percentile" else None
+        if self.range == "dynamic":
+            return ranges.limits_of(inputs, self.signedness)
+        mean, seen = weights["range"], weights["updates"]
+
+        def latest():
+            if self.range == "lsq":
+                return ranges.first_learned_limit(inputs, self._narrowest)
+            return ranges.limits_of(inputs, self.signedness, share)
+
+        if self.range == "lsq":
+            return self._learned_limits(inputs, training, weights, latest)
+        if training:
+            mean.assign(
+                numerics.running_mean(mean, seen, latest(), self.momentum)
+            )
+            seen.assign(seen + 1.0)
+            return ops.convert_to_tensor(mean)
+        # A range that saw no data is no range: take this tensor's.
+        return ops.cond(seen > 0, lambda: ops.convert_to_tensor(mean), latest)
+
+    def _learned_limits(self, inputs, training, weights, first):
+        limit, seen = (
+            ops.convert_to_tensor(weights["range"]),
+            weights["updates"],
+        )
+        start = ops.cond(seen > 0, lambda: ops.stop_gradient(limit), first)
+        if training:
+            weights["range"].assign(start)
+            seen.assign(seen + 1.0)
+        features = ops.size(inputs) / ops.shape(inputs)[0]
+        levels = self.chosen(weights, self._levels)
+        limit = ranges.scale_gradient(
+            limit, ops.rsqrt(ops.cast(features, "float32") * levels)
+        )
+        limit = limit + ops.stop_gradient(start - limit)
+        if self.signedness == "symmetric":
+            return limit
+        return ops.stack([-limit, limit])
 
     def get_config(self):
         return {
             **super().get_config(),
             "range": self.range,
             "momentum": self.momentum,
+            "signedness": self.signedness,
+            "percentile": self.percentile,
+            "axis": self.axis,
         }
 
 
-def _absmax(x):
-    return ops.max(ops.abs(ops.cast(ops.stop_gradient(x), "float32")))
+def _has_step(fmt: Format) -> bool:
+    return fmt.is_integer and not fmt.block_size
+
+
+def _nonnegative(fmt: Format) -> Format:
+    """An integer's codes `0..2^b - 1`, as the grid of one more bit and sign."""
+    if not _has_step(fmt):
+        return fmt
+    return dataclasses.replace(
+        fmt,
+        mantissa_bits=fmt.bits - 1,
+        min_exponent=fmt.bits - 1,
+        max_value=2.0**fmt.bits - 1.0,
+    )
+
+
+def _positive_values(fmt: Format) -> int:
+    """Number of positive values, about; that of codes for nonnegative ones."""
+    return int(fmt.max_value) if _has_step(fmt) else 2 ** (fmt.bits - 1) - 1

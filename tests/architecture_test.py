@@ -44,6 +44,7 @@ _ONLY_IN = {
         "fliqs_tf/fusion.py",
         "fliqs_tf/recalibrate.py",
         "fliqs_tf/search_model.py",
+        "fliqs_tf/tfmot.py",
         *_EXPORT_FILES,
     ),
     "tensorflow_datasets": _TFDS_FILES,

@@ -24,6 +24,9 @@ class _Attention(keras.layers.Layer):
         formats="int8",
         input_formats=TIED,
         input_range="ema",
+        input_signedness="symmetric",
+        weight_granularity="channel",
+        rounding="nearest",
         tie=None,
         **kwargs,
     ):
@@ -36,6 +39,9 @@ class _Attention(keras.layers.Layer):
             formats=formats,
             input_formats=input_formats,
             input_range=input_range,
+            input_signedness=input_signedness,
+            weight_granularity=weight_granularity,
+            rounding=rounding,
             tie=tie,
         ).format_config()
 

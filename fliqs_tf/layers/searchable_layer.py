@@ -57,7 +57,13 @@ class SearchableLayer(keras.layers.Layer):
         input_formats: `"tied"`: inputs have the format of the weights (one
             decision). Otherwise their own format or options (a second
             decision), or `None` to leave inputs unquantized.
-        input_range: `"ema"` or `"dynamic"`, see `InputQuantizer`.
+        input_range: `"ema"`, `"dynamic"`, `"percentile"` or `"lsq"`, see
+            `InputQuantizer`.
+        input_signedness: `"symmetric"`, `"unsigned"` or `"affine"` grids of
+            integer formats, see `InputQuantizer`.
+        weight_granularity: `"channel"`, `"tensor"` or the size of groups, see
+            `WeightQuantizer`.
+        rounding: `"nearest"`, or `"stochastic"` while training.
         tie: Name of a decision that this layer shares with all others of that
             name, which must have the same options; `None` for one of its own.
     """
@@ -71,6 +77,9 @@ class SearchableLayer(keras.layers.Layer):
         formats: str | Sequence[str] = "int8",
         input_formats: str | Sequence[str] | None = TIED,
         input_range: str = "ema",
+        input_signedness: str = "symmetric",
+        weight_granularity: str | int = "channel",
+        rounding: str = "nearest",
         tie: str | None = None,
         **kwargs,
     ):
@@ -82,14 +91,26 @@ class SearchableLayer(keras.layers.Layer):
         if self.is_tied:
             input_formats = self.formats
         self.input_range = input_range
+        self.input_signedness = input_signedness
+        self.weight_granularity = weight_granularity
+        self.rounding = rounding
         self.tie = tie
         self.kernel_quantizers = {
-            operand.kernel: WeightQuantizer(self.formats, operand.axis)
+            operand.kernel: WeightQuantizer(
+                self.formats, operand.axis, weight_granularity, rounding
+            )
             for operand in self.operands_of(self)
         }
         self.input_quantizer = None
         if input_formats is not None:
-            quantizer = InputQuantizer(input_formats, input_range)
+            data_format = getattr(self, "data_format", None)
+            quantizer = InputQuantizer(
+                input_formats,
+                input_range,
+                signedness=input_signedness,
+                rounding=rounding,
+                axis=1 if data_format == "channels_first" else -1,
+            )
             if any(operand.inputs for operand in self.operands):
                 self.input_quantizer = quantizer
 
@@ -214,6 +235,17 @@ class SearchableLayer(keras.layers.Layer):
             for state in self._input_states.values()
             if "choice" in state
         ]
+
+    def is_calibrated(self) -> bool:
+        """Whether every input range that needs data has seen some.
+
+        Until then a layer takes each tensor's own range, which a static export
+        cannot.
+        """
+        return self.input_quantizer is None or all(
+            self.input_quantizer.is_calibrated(state)
+            for state in self._input_states.values()
+        )
 
     def quantized_kernel(
         self, kernel: str | None = None
@@ -343,6 +375,9 @@ class SearchableLayer(keras.layers.Layer):
             "formats": list(self.formats),
             "input_formats": TIED if self.is_tied else inputs,
             "input_range": self.input_range,
+            "input_signedness": self.input_signedness,
+            "weight_granularity": self.weight_granularity,
+            "rounding": self.rounding,
             "tie": self.tie,
         }
 

@@ -149,13 +149,16 @@ class LayerContract:
 
     # The promises.
 
-    def test_signature_is_the_keras_layers_own_and_four_more(self):
+    def test_signature_is_the_keras_layers_own_and_formats(self):
         found = inspect.signature(self.layer_class).parameters
         parent = inspect.signature(self.keras_class).parameters
         own = {
             "formats": "int8",
             "input_formats": "tied",
             "input_range": "ema",
+            "input_signedness": "symmetric",
+            "weight_granularity": "channel",
+            "rounding": "nearest",
             "tie": None,
         }
         self.assertEqual(
