@@ -96,12 +96,12 @@ def codebook_table(
         middle of levels `i` and `i + 1`, so that comparing with it decides
         exactly. Zeros for other formats; `None` if all are others.
     """
-    formats = [get_format(fmt) for fmt in formats]
-    width = max(len(fmt.codebook) for fmt in formats)
+    options = [get_format(fmt) for fmt in formats]
+    width = max(len(fmt.codebook) for fmt in options)
     if not width:
         return None
-    table = np.zeros((len(formats), 2, width), np.float32)
-    for entry, fmt in zip(table, formats, strict=True):
+    table = np.zeros((len(options), 2, width), np.float32)
+    for entry, fmt in zip(table, options, strict=True):
         if fmt.codebook:
             levels = fmt.values() / (fmt.unit if normalized else 1.0)
             levels = np.pad(levels, (0, width - len(levels)), "edge")

@@ -55,15 +55,15 @@ def fused(function: Callable, plain: Callable | None = None) -> Callable:
     def call(x, *tensors):
         # As tensors: numbers and arrays would be constants, traced one by one,
         # and compilers turn a division by a constant into something else.
-        x, *tensors = (
-            None if t is None else tf.convert_to_tensor(t)
-            for t in (x, *tensors)
-        )
+        x = tf.convert_to_tensor(x)
+        others = [
+            None if t is None else tf.convert_to_tensor(t) for t in tensors
+        ]
         large = _is_large(x)
         if isinstance(large, bool):
-            return (run if large else plain)(x, *tensors)
+            return (run if large else plain)(x, *others)
         return tf.cond(
-            large, lambda: run(x, *tensors), lambda: plain(x, *tensors)
+            large, lambda: run(x, *others), lambda: plain(x, *others)
         )
 
     return call

@@ -25,6 +25,7 @@ from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
 from fliqs_tf.ranges import check_range
 
+RANGES = ranges.RANGES
 GRANULARITIES = ("channel", "tensor")
 # The extra option of every input quantizer: leave the tensor as it is.
 IDENTITY = "fp32"

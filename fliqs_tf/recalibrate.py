@@ -10,9 +10,17 @@ def recalibrate(
 ) -> None:
     """Replaces running batch-norm statistics by means over batches.
 
-    During a search the running statistics mix the formats that were sampled;
-    this makes them those of the formats that the model has now. Running input
-    ranges see the same batches.
+    What a search sees: in training each step is normalised by its own batch,
+    under the formats sampled for it, so that neither the weights nor the reward
+    depend on running statistics. Evaluation uses them, and during a search they
+    mix the formats of the last steps. So `SearchModel` calls this when it
+    freezes the formats, and whoever changes formats later does so as well:
+    afterwards the statistics are those of the formats the model has now. The
+    variance is the mean of the batches' variances, as in training.
+
+    Running input ranges see the same batches; a model without batch norm has
+    only those updated. Frozen norms (`trainable=False`) are left alone, nested
+    models and synchronized norms are not.
 
     Args:
         model: Built model; changed in place.
@@ -29,8 +37,6 @@ def recalibrate(
         if isinstance(layer, keras.layers.BatchNormalization)
         and layer.trainable
     ]
-    if not layers:
-        return
 
     @tf.function(reduce_retracing=True)
     def forward(x):

@@ -12,8 +12,8 @@ Importing it makes `WeightQuantizer` and `InputQuantizer` quantizers of TFMOT:
 from collections.abc import Mapping
 
 import tensorflow as tf
-import tensorflow_model_optimization as tfmot
 import tf_keras
+from tensorflow_model_optimization.quantization import keras as tfmot_keras
 
 from fliqs_tf.assignment import Assignment
 from fliqs_tf.format_quantizer import FormatQuantizer
@@ -21,8 +21,7 @@ from fliqs_tf.quantizers import InputQuantizer
 from fliqs_tf.quantizers import WeightQuantizer
 from fliqs_tf.space import nearest
 
-_keras = tfmot.quantization.keras
-_keras.quantizers.Quantizer.register(FormatQuantizer)
+tfmot_keras.quantizers.Quantizer.register(FormatQuantizer)
 
 # Class of a Keras 2 layer -> attribute of its kernel, axes with own scales.
 _KERNELS = {
@@ -83,12 +82,12 @@ def annotate(
         if inputs is not None:
             layer = RoundedInput(layer, inputs, input_range, name=layer.name)
         config = KernelConfig(weight, attribute, axis)
-        return _keras.quantize_annotate_layer(layer, config)
+        return tfmot_keras.quantize_annotate_layer(layer, config)
 
     clone = tf_keras.models.clone_model(model, clone_function=annotated)
     scope = {cls.__name__: cls for cls in (KernelConfig, RoundedInput)}
-    with _keras.quantize_scope(scope):
-        return _keras.quantize_apply(clone, scheme=_NamedLayersOnly())
+    with tfmot_keras.quantize_scope(scope):
+        return tfmot_keras.quantize_apply(clone, scheme=_NamedLayersOnly())
 
 
 class RoundedInput(tf_keras.layers.Wrapper):
@@ -144,7 +143,7 @@ class _Weights:
         )
 
 
-class KernelConfig(_keras.QuantizeConfig):
+class KernelConfig(tfmot_keras.QuantizeConfig):
     """Rounds the kernel of a layer, or of the layer in a `RoundedInput`.
 
     Args:
@@ -184,7 +183,7 @@ class KernelConfig(_keras.QuantizeConfig):
         }
 
 
-class _NamedLayersOnly(_keras.QuantizeScheme):
+class _NamedLayersOnly(tfmot_keras.QuantizeScheme):
     """Quantizes what is annotated, and changes no layer on the way.
 
     TFMOT's own scheme would quantize the model's input to 8 bits and give its
@@ -198,12 +197,12 @@ class _NamedLayersOnly(_keras.QuantizeScheme):
         return _NoRegistry()
 
 
-class _SameLayout(_keras.QuantizeLayoutTransform):
+class _SameLayout(tfmot_keras.QuantizeLayoutTransform):
     def apply(self, model, layer_quantize_map):
         return model, layer_quantize_map
 
 
-class _NoRegistry(_keras.QuantizeRegistry):
+class _NoRegistry(tfmot_keras.QuantizeRegistry):
     """Knows no layer: each has its configuration from its annotation."""
 
     def supports(self, layer):
