@@ -40,8 +40,8 @@ DATA_DIR = flags.DEFINE_string(
 TOLERANCE = flags.DEFINE_float(
     "tolerance",
     None,
-    "Largest relative error of the file's outputs (default: 1e-4, or an RMS of "
-    "0.1 in the modes with integer arithmetic).",
+    "Largest relative error of the file's outputs (default: 1e-4; with integer "
+    "arithmetic --accuracy_drop alone, or an RMS of 0.1 without labels).",
     lower_bound=0.0,
 )
 ACCURACY_DROP_ALLOWED = flags.DEFINE_float(

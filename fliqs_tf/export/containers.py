@@ -9,6 +9,9 @@ LiteRT 2.3, with the default and with the plain kernels):
 - Other formats of up to 8 bits: indices into the format's values as UINT8, two
   to a byte up to 4 bits; CAST and GATHER from a table with a row for each
   byte. This is decoded at every call, so INT8 is preferred where it fits.
+- Block formats: the elements likewise, the exponents of the blocks as UINT8
+  and a table of powers of two (E8M0). Blocks run along all axes but that of
+  the output channels.
 - Wider formats: FLOAT16 and DEQUANTIZE, or BFLOAT16 and CAST, where exact.
 - The rest: FLOAT32.
 
@@ -42,8 +45,10 @@ _INTEGER_TYPES = {
 }
 CONTAINERS = ("small", "fast")
 _BFLOAT16 = tf.bfloat16.as_numpy_dtype
-_TABLE_BITS = (4, 8)
+_TABLE_BITS = (2, 4, 8)
 _TABLE_ROWS = 256
+_EXPONENT_BIAS = 127
+_POWERS = "e8m0/values"
 
 
 class ContainerWriter:
@@ -93,7 +98,9 @@ class ContainerWriter:
         table = next((b for b in _TABLE_BITS if fmt.bits <= b), 99)
         if integer <= min(table, max(_INTEGER_TYPES)):
             return self._integers(name, integer, fmt, codes, axis, scale)
-        if table <= max(_TABLE_BITS):
+        if fmt.block_size:
+            decoded = self._blocks(name, table, fmt, codes, axis)
+        elif table <= max(_TABLE_BITS):
             decoded = self._indices(name, table, fmt, codes)
         elif fmt.name != "bf16" and _holds(np.float16, codes):
             decoded = self._float16(name, codes)
@@ -125,10 +132,69 @@ class ContainerWriter:
         values = (fmt.values() / fmt.unit).astype(np.float32)
         content = pack(np.searchsorted(values, codes), bits)
         per_byte = 8 // bits
-        stored = self._graph.add_constant(
-            name, content, TensorType.UINT8, content.shape
-        )
         table = self._table(fmt.name, bits, values)
+        size = content.size * per_byte
+        if size == codes.size:
+            return self._gather(name, content, table, codes.shape)
+        # Odd sizes: the last byte holds codes that are none.
+        decoded = self._gather(name, content, table, (size,))
+        decoded = self._slice(name, decoded, (codes.size,))
+        return self._reshape(name, decoded, codes.shape)
+
+    def _blocks(self, name, bits, fmt, codes, axis):
+        """Codes that are elements times the power of two of their block."""
+        moved = np.moveaxis(codes, axis, 0)
+        flat = moved.reshape(len(moved), -1)
+        length, size = flat.shape[1], fmt.block_size
+        count = -(-length // size)
+        padded = np.pad(flat, ((0, 0), (0, count * size - length)))
+        parts = padded.reshape(len(moved), count, size)
+        # Elements are below 2 and rounding passes no power of two: the
+        # exponent of the largest is that of the block.
+        exponents = np.frexp(np.abs(parts).max(axis=2))[1] - 1
+        # A block of zeros may have any, -127 of E8M0 is no normal float32.
+        exponents = np.maximum(exponents, 1 - _EXPONENT_BIAS)
+        elements = np.ldexp(parts, -exponents[..., None])
+        decoded = self._indices(name, bits, fmt, elements)
+        powers = self._gather(
+            f"{name}/exponents",
+            (exponents + _EXPONENT_BIAS).astype(np.uint8),
+            self._powers(),
+            (len(moved), count, 1),
+        )
+        decoded = self._multiply(name, decoded, powers, parts.shape)
+        if padded.shape != flat.shape:
+            decoded = self._reshape(name, decoded, padded.shape)
+            decoded = self._slice(name, decoded, flat.shape)
+        decoded = self._reshape(name, decoded, moved.shape)
+        if axis == 0:
+            return decoded
+        order = [*range(1, axis + 1), 0, *range(axis + 1, codes.ndim)]
+        return self._operate(
+            Builtin.TRANSPOSE,
+            2,
+            [decoded, self._ints(order)],
+            name,
+            codes.shape,
+            schema.BuiltinOptions.TransposeOptions,
+            schema.TransposeOptionsT(),
+        )
+
+    def _powers(self):
+        """Table of what an E8M0 exponent stands for."""
+        found = self._graph.find(_POWERS)
+        if found is not None:
+            return found
+        exponents = np.arange(2 * _EXPONENT_BIAS + 1) - _EXPONENT_BIAS
+        powers = np.ldexp(np.float32(1), exponents).astype(np.float32)
+        return self._graph.add_constant(
+            _POWERS, powers[:, None], TensorType.FLOAT32, (len(powers), 1)
+        )
+
+    def _gather(self, name, indices, table, shape):
+        stored = self._graph.add_constant(
+            name, indices, TensorType.UINT8, (indices.size,)
+        )
         indices = self._cast(name, stored, TensorType.UINT8, TensorType.INT32)
         options = schema.GatherOptionsT()
         options.axis = 0
@@ -137,35 +203,29 @@ class ContainerWriter:
             2,
             [table, indices],
             name,
-            (content.size, per_byte),
+            (*self._graph.tensors[stored].shape, self._width(table)),
             schema.BuiltinOptions.GatherOptions,
             options,
         )
-        if content.size * per_byte > codes.size:
-            # Odd sizes: the last byte holds codes that are none.
-            decoded = self._reshape(name, decoded, (content.size * per_byte,))
-            bounds = [self._ints([0]), self._ints([codes.size])]
-            decoded = self._operate(
-                Builtin.SLICE,
-                1,
-                [decoded, *bounds],
-                name,
-                (codes.size,),
-                schema.BuiltinOptions.SliceOptions,
-                schema.SliceOptionsT(),
-            )
-        return self._reshape(name, decoded, codes.shape)
+        return self._reshape(name, decoded, shape)
+
+    def _width(self, table):
+        return self._graph.tensors[table].shape[1]
 
     def _table(self, fmt_name, bits, values):
-        """The values of each byte's codes; one table serves all layers."""
+        """The values of each byte's codes; one table serves all layers.
+
+        Codes with a byte of their own need no rows beyond the values.
+        """
         name = f"{fmt_name}/values"
         found = self._graph.find(name)
         if found is not None:
             return found
+        rows = len(values) if bits == 8 else _TABLE_ROWS
         padded = np.zeros(2**bits, np.float32)
         padded[: len(values)] = values
         shifts = bits * np.arange(8 // bits)
-        codes = (np.arange(_TABLE_ROWS)[:, None] >> shifts) % 2**bits
+        codes = (np.arange(rows)[:, None] >> shifts) % 2**bits
         return self._graph.add_constant(
             name, padded[codes], TensorType.FLOAT32, codes.shape
         )
@@ -185,6 +245,30 @@ class ContainerWriter:
         )
         return self._cast(name, stored, TensorType.BFLOAT16, TensorType.FLOAT32)
 
+    def _slice(self, name, tensor, shape):
+        """Cuts the end of a tensor off."""
+        bounds = [self._ints([0] * len(shape)), self._ints(shape)]
+        return self._operate(
+            Builtin.SLICE,
+            1,
+            [tensor, *bounds],
+            name,
+            shape,
+            schema.BuiltinOptions.SliceOptions,
+            schema.SliceOptionsT(),
+        )
+
+    def _multiply(self, name, tensor, factor, shape):
+        return self._operate(
+            Builtin.MUL,
+            1,
+            [tensor, factor],
+            name,
+            shape,
+            schema.BuiltinOptions.MulOptions,
+            schema.MulOptionsT(),
+        )
+
     def _scaled(self, name, decoded, shape, axis, scale):
         if np.all(scale == 1):
             return decoded
@@ -194,15 +278,7 @@ class ContainerWriter:
         factor = self._graph.add_constant(
             f"{name}/scale", scale, TensorType.FLOAT32, scale.shape
         )
-        return self._operate(
-            Builtin.MUL,
-            1,
-            [decoded, factor],
-            name,
-            shape,
-            schema.BuiltinOptions.MulOptions,
-            schema.MulOptionsT(),
-        )
+        return self._multiply(name, decoded, factor, shape)
 
     def _cast(self, name, tensor, source, target):
         options = schema.CastOptionsT()

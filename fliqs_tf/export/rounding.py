@@ -32,7 +32,13 @@ def step_of(fmt: Format) -> float:
 
 
 def levels_of(fmt: Format) -> float:
-    """Largest value in multiples of the smallest spacing."""
+    """Largest value in multiples of the smallest spacing.
+
+    Infinite where the values are no such multiples: in a codebook, and where
+    each block has a scale.
+    """
+    if fmt.codebook or fmt.block_size:
+        return float("inf")
     return float(fmt.row()[2]) / step_of(fmt)
 
 
@@ -75,6 +81,12 @@ class InputRounding:
     """
 
     def __init__(self, fmt: Format, scale: np.float32 | None, slots: Slots):
+        if fmt.codebook or fmt.block_size:
+            raise ValueError(
+                "`activations='fake_quant'` rounds inputs to integer and float "
+                f"formats. Received: inputs in {fmt.name!r}. Use another mode, "
+                "or another format for the inputs."
+            )
         self._fmt = fmt
         self._slots = slots
         self._step = np.float32(step_of(fmt))

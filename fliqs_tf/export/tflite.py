@@ -89,8 +89,9 @@ def export_tflite(
             `"float"` and `"fake_quant"`, of any value relative to the largest
             magnitude of its output, and the argmax must agree (default 1e-4:
             float rounding). In the others, the RMS of the error relative to
-            that of the output (default 0.1), the reference being `fixed` with
-            its inputs rounded to the containers.
+            that of the output, the reference being `fixed` with its inputs
+            rounded to the containers; by default 0.1 where there are no
+            labels, and the accuracy alone decides where there are.
         allow_mismatch: Whether to keep a file outside the tolerances.
         accuracy_drop: Largest loss of accuracy against `fixed` in the modes
             with integer arithmetic, as a fraction; needs labels.

@@ -72,9 +72,12 @@ def learned_ranges(model: keras.Model) -> dict[str, float | None]:
     for path, layer in fixed_layers(model).items():
         if rounds_inputs(layer):
             state = layer._input_state
-            found[path] = float(state["range"]) if "range" in state else None
-            if found[path] is not None and float(state["updates"]) == 0.0:
-                found[path] = 0.0
+            found[path] = None
+            if "range" in state:
+                # A pair where the grid has a zero point.
+                bound = np.abs(np.asarray(state["range"])).max()
+                is_known = layer.input_quantizer.is_calibrated(state)
+                found[path] = float(bound) if is_known else 0.0
     return found
 
 
@@ -136,6 +139,12 @@ def _substitute_quantizers(source, layer, slots):
     if not rounds_inputs(source):
         layer.input_quantizer = None
     else:
+        if source.input_quantizer.signedness != "symmetric":
+            raise ValueError(
+                "`activations='fake_quant'` rounds inputs to symmetric grids. "
+                f"Received: signedness={source.input_quantizer.signedness!r} "
+                f"in layer {source.name!r}. Use another mode."
+            )
         fmt = get_format(source.input_quantizer.formats[0])
         input_scale = _running_scale(source)
         layer.input_quantizer = rounding.InputRounding(fmt, input_scale, slots)
@@ -209,7 +218,12 @@ def _clone(
 
 
 def _copy_by_name(source, target):
-    """Copies weights; a layer without an input quantizer has fewer."""
+    """Copies weights; what only one of the layers has is left alone.
+
+    Without an input quantizer a layer has fewer, and block formats learn no
+    range.
+    """
     values = {w.name: w for w in source.weights}
     for variable in target.weights:
-        variable.assign(values[variable.name])
+        if variable.name in values:
+            variable.assign(values[variable.name])

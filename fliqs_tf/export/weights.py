@@ -77,8 +77,8 @@ class Match:
         kernel: The kernel.
         codes: Codes in the layout of the constant.
         axis: Axis of the codes that the scale belongs to.
-        scale: Positive float32 array `(codes.shape[axis],)`; the constant is
-            `codes * scale`. 1 for channels of zeros.
+        scale: float32 array `(codes.shape[axis],)`; the constant is `codes *
+            scale`. Positive, and 1 for channels of zeros, but for codebooks.
     """
 
     operator: Any
@@ -124,10 +124,14 @@ def find(graph: Graph, kernels: Sequence[Kernel]) -> list[Match]:
         if constant is None:
             continue
         names = f"{graph.name(tensor)};{graph.name(operator.outputs[0])}"
-        match = _match(constant, kernels, names, found)
+        is_depthwise = graph.builtin(operator) == Builtin.DEPTHWISE_CONV_2D
+        match = _match(constant, is_depthwise, kernels, names, found)
         if match is not None:
             kernel, codes, axis, factor = match
-            codes, scale = _positive(codes, axis, factor)
+            scale = factor
+            # A codebook may lack the negative of a value, and zero.
+            if not kernel.fmt.codebook:
+                codes, scale = _positive(codes, axis, factor)
             found.append(Match(operator, tensor, kernel, codes, axis, scale))
     return found
 
@@ -176,7 +180,7 @@ def _positive(codes, axis, factor):
     return codes, np.where(factor == 0, np.float32(1), np.abs(factor))
 
 
-def _match(constant, kernels, names, found):
+def _match(constant, is_depthwise, kernels, names, found):
     """Returns `(kernel, codes in the constant's layout, axis, factor)`.
 
     Names and what has been found already decide only between kernels that are
@@ -190,7 +194,7 @@ def _match(constant, kernels, names, found):
         return not is_named, any(match.kernel is kernel for match in found)
 
     for kernel in sorted(kernels, key=rank):
-        for codes, axis in _layouts(kernel.codes, constant.shape):
+        for codes, axis in _layouts(kernel.codes, constant.shape, is_depthwise):
             factor = _factor(constant, codes, axis)
             if factor is not None:
                 return kernel, codes, axis, factor
@@ -198,14 +202,16 @@ def _match(constant, kernels, names, found):
 
 
 def _layouts(
-    codes: np.ndarray, shape: tuple[int, ...]
+    codes: np.ndarray, shape: tuple[int, ...], is_depthwise: bool
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yields codes laid out as LiteRT may, and the axis of output channels."""
     if codes.ndim == 2:
         candidates = [(codes.T, 0), (codes, 1)]
     elif codes.ndim == 4:
-        depthwise = codes.reshape(1, *codes.shape[:2], -1)
-        candidates = [(codes.transpose(3, 0, 1, 2), 0), (depthwise, 3)]
+        candidates = [(codes.transpose(3, 0, 1, 2), 0)]
+        # A convolution to one channel has the same shape.
+        if is_depthwise:
+            candidates = [(codes.reshape(1, *codes.shape[:2], -1), 3)]
     else:
         candidates = []
     for candidate, axis in candidates:

@@ -1,11 +1,18 @@
+import keras
 import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from fliqs_tf.codebooks import register_format
 from fliqs_tf.export import containers
 from fliqs_tf.export import export_tflite
+from fliqs_tf.export import litert
+from fliqs_tf.export import twin
+from fliqs_tf.export import weights
 from fliqs_tf.export.graph import Graph
 from fliqs_tf.export.graph import type_name
+from fliqs_tf.export.runner import Runner
+from fliqs_tf.export.slots import Slots
 from fliqs_tf.formats import get_format
 from tests.export import small_models
 
@@ -77,10 +84,8 @@ class StoredTest(parameterized.TestCase):
         graph = self._export("e4m3")
         table = graph.constant(graph.find("e4m3/values"))
         fmt = get_format("e4m3")
-        self.assertEqual(table.shape, (256, 1))
-        np.testing.assert_array_equal(
-            table[: len(fmt.values()), 0] * fmt.unit, fmt.values()
-        )
+        self.assertEqual(table.shape, (255, 1))
+        np.testing.assert_array_equal(table[:, 0] * fmt.unit, fmt.values())
         names = [graph.name(n) for n in range(len(graph.tensors))]
         self.assertEqual(sum("values" in name for name in names), 1)
 
@@ -98,6 +103,82 @@ class StoredTest(parameterized.TestCase):
         self.assertLess(report.max_relative_error, 2e-6)
         with open(path, "rb") as file:
             return Graph(file.read())
+
+
+class DecodedTest(parameterized.TestCase):
+    """Formats whose values are no multiples of one step."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        register_format("export_two_bits", [-1.0, -0.25, 0.3, 0.9])
+        register_format("export_odd", [-1.0, -0.5, 0.01, 0.2, 0.7])
+
+    @parameterized.parameters(
+        # Format, bytes of 3 x 3 x 5 x 8, of 3 x 3 x 8 and of 8 x 3 weights.
+        # Blocks of 32 are filled up: 45, 9 and 8 weights a channel.
+        ("mxfp4", 8 * 32, 8 * 16, 3 * 16),
+        ("mxfp6_e3m2", 8 * 64, 8 * 32, 3 * 32),
+        ("mxfp8_e4m3", 8 * 64, 8 * 32, 3 * 32),
+        ("mxfp8_e5m2", 8 * 64, 8 * 32, 3 * 32),
+        ("mxint8", 8 * 64, 8 * 32, 3 * 32),
+        ("export_two_bits", 90, 18, 6),
+        ("export_odd", 180, 36, 12),
+    )
+    def test_exact(self, fmt, *sizes):
+        layers = keras.layers
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 5), name="x"),
+                layers.Conv2D(8, 3, name="conv"),
+                layers.DepthwiseConv2D(3, name="depthwise"),
+                layers.GlobalAveragePooling2D(),
+                layers.Dense(3, name="dense"),
+            ]
+        )
+        kernels = []
+        for layer in model.layers:
+            if not layer.weights:
+                continue
+            axis = 2 if layer.name == "depthwise" else layer.kernel.ndim - 1
+            codes = _rounded(layer.kernel.numpy(), get_format(fmt), axis)
+            kernels.append(weights.Kernel(layer.name, get_format(fmt), codes))
+            # Any factor may stand beside, of either sign.
+            layer.kernel.assign(codes * np.float32(-0.3))
+        model = twin.uncompiled(model)
+        graph = litert.convert(model, Slots(), model)
+        weights.store(graph, kernels)
+        graph = Graph(graph.to_bytes())
+        for kernel, size in zip(kernels, sizes, strict=True):
+            (stored,) = weights.stored_tensors(graph, kernel.path)
+            self.assertEqual(graph.size(stored), size)
+        x = np.random.default_rng(1).standard_normal((4, 8, 8, 5))
+        x = x.astype("float32")
+        (received,) = Runner(graph.to_bytes())([x])
+        expected = np.asarray(model(x))
+        error = np.abs(received - expected).max() / np.abs(expected).max()
+        self.assertLess(error, 2e-6)
+
+
+def _rounded(kernel, fmt, axis):
+    """Codes in normalised units, by the definition of the formats."""
+    levels = fmt.values() / fmt.unit
+    moved = np.moveaxis(kernel, axis, 0)
+    rows = moved.reshape(len(moved), -1).astype(np.float64)
+    if fmt.block_size:
+        for row in rows:
+            for start in range(0, len(row), fmt.block_size):
+                part = row[start : start + fmt.block_size]
+                power = 2.0 ** np.floor(np.log2(np.abs(part).max()))
+                part[:] = power * _nearest(part / power, levels)
+    else:
+        rows = _nearest(rows / np.abs(rows).max(), levels)
+    rows = rows.reshape(moved.shape).astype(np.float32)
+    return np.moveaxis(rows, 0, axis)
+
+
+def _nearest(x, levels):
+    return levels[np.abs(x[..., None] - levels).argmin(axis=-1)]
 
 
 if __name__ == "__main__":
