@@ -74,3 +74,16 @@ def probes(magnitudes, rng):
     tiny = (found != 0) & (np.abs(found) < np.finfo(np.float32).tiny)
     found = found[~tiny]
     return np.concatenate([found, -found])
+
+
+# Largest values of the formats that leave codes out.
+_TOPS = {"e4m3fn": 448.0, "e5m2_ocp": 57344.0}
+
+
+def magnitudes_of(name):
+    """Values `>= 0` of a scaled format, in code order, from its name."""
+    if name.startswith("int"):
+        return integers(int(name[3:]))
+    base = {"e4m3fn": "e4m3", "e5m2_ocp": "e5m2"}.get(name, name)
+    found = decode(*(int(part) for part in base[1:].split("m")))
+    return found[found <= _TOPS.get(name, np.inf)]

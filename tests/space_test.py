@@ -59,10 +59,36 @@ class SpaceTest(parameterized.TestCase):
     def test_rule_matches_the_whole_path(self):
         rule = space.Rule(path="block/.*", formats="int_s")
         self.assertEqual(rule.formats, ("int4", "int8"))
-        self.assertTrue(rule.matches("block/conv"))
-        self.assertFalse(rule.matches("my_block/conv"))
-        self.assertFalse(space.Rule(path="conv").matches("conv1"))
-        self.assertIsNone(space.Rule(path="conv").formats)
+        for path, expected in (
+            ("block/conv", True),
+            ("my_block/conv", False),
+            ("block", False),
+        ):
+            self.assertEqual(rule.matches(path, "Conv2D", None), expected)
+        self.assertFalse(space.Rule(path="conv").matches("conv1", "", None))
+
+    def test_rule_matches_by_all_that_it_says(self):
+        rule = space.Rule(
+            path="a.*", kind="Conv.*", predicate=lambda path, layer: layer
+        )
+        for path, kind, layer, expected in (
+            ("ab", "Conv2D", True, True),
+            ("ba", "Conv2D", True, False),
+            ("ab", "Dense", True, False),
+            ("ab", "SeparableConv2D", True, False),
+            ("ab", "Conv2D", False, False),
+        ):
+            self.assertEqual(rule.matches(path, kind, layer), expected)
+
+    def test_rule_that_leaves_alone(self):
+        self.assertTrue(space.Rule(path="a").leaves_alone)
+        for said in (
+            {"formats": "int4"},
+            {"input_formats": None},
+            {"input_formats": "apart"},
+            {"tie": "b"},
+        ):
+            self.assertFalse(space.Rule(path="a", **said).leaves_alone)
 
     @parameterized.parameters("(", "*", "[a")
     def test_rule_of_a_bad_expression(self, path):
