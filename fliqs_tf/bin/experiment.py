@@ -155,9 +155,10 @@ class _Run:
         self.history: list[dict] = []
         self._start = time.monotonic()
         self._fitted = 0.0
-        keras.utils.set_random_seed(config.seed)
-        # Prepares the set if need be: before, its splits are not known.
+        # Prepares the set if need be: before, its splits are not known. It
+        # draws random numbers, hence before the seed.
         self._load("train")
+        keras.utils.set_random_seed(config.seed)
         self.info = datasets.info(
             config.dataset, config.data_dir, image_size=config.image_size
         )
