@@ -59,19 +59,19 @@ class Choice:
         """The options, the same for every decision."""
         return self.decisions[0].options
 
-    def set(self, sample: Sequence[int]) -> None:
+    def set(self, sample: Sequence[int] | np.ndarray) -> None:
         """Sets the formats of the model: one option number a decision."""
         for variables, option in zip(self.variables, sample, strict=True):
             for variable in variables:
                 variable.assign(int(option))
 
-    def fits(self, sample: Sequence[int]) -> bool:
+    def fits(self, sample: Sequence[int] | np.ndarray) -> bool:
         """Whether a sample's cost does not exceed the target."""
         return self.budget.of(np.asarray(sample)) <= self.budget.target * (
             1 + _SLACK
         )
 
-    def assignment(self, sample: Sequence[int]) -> Assignment:
+    def assignment(self, sample: Sequence[int] | np.ndarray) -> Assignment:
         """The assignment of a sample."""
         return Assignment(
             {

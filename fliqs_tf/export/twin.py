@@ -71,12 +71,12 @@ def learned_ranges(model: keras.Model) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for path, layer in fixed_layers(model).items():
         if rounds_inputs(layer):
-            state = layer._input_state
+            state, quantizer = layer._input_state, layer.input_quantizer
             found[path] = None
-            if "range" in state:
+            if quantizer is not None and "range" in state:
                 # A pair where the grid has a zero point.
                 bound = np.abs(np.asarray(state["range"])).max()
-                is_known = layer.input_quantizer.is_calibrated(state)
+                is_known = quantizer.is_calibrated(state)
                 found[path] = float(bound) if is_known else 0.0
     return found
 
