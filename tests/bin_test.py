@@ -1,0 +1,272 @@
+"""The entry points from end to end, on a tiny network and the digits."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from fliqs_tf import datasets
+from fliqs_tf.bin import experiment
+from fliqs_tf.callbacks import FiniteLoss
+from fliqs_tf.config import SearchConfig
+from fliqs_tf.config import TrainConfig
+from fliqs_tf.files import read_json
+from fliqs_tf.run_folder import RunFolder
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_TINY = {"width": 0.25, "epochs": 2, "batch_size": 128}
+_FILES = {
+    "assignment.json",
+    "checkpoint",
+    "config.json",
+    "events",
+    "model.keras",
+    "model.tflite",
+    "plots",
+    "report.json",
+    "report.md",
+}
+
+
+def _start(program, *arguments):
+    """Starts an entry point."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"fliqs_tf.bin.{program}", *arguments],
+        cwd=_ROOT,
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _flags(config):
+    """Returns the flags of a configuration."""
+    values = config.to_dict()
+    del values["kind"], values["formats"]
+    return [f"--{k}={v}" for k, v in values.items() if v is not None]
+
+
+def _wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.05)
+
+
+class RunTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        temporary = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(temporary.cleanup)
+        cls.folder = pathlib.Path(temporary.name)
+        cls.data_dir = str(cls.folder / "data")
+
+    def _config(self, name, kind=SearchConfig, **changes):
+        return kind(
+            run_dir=str(self.folder / name),
+            data_dir=self.data_dir,
+            **{**_TINY, **changes},
+        )
+
+    def test_search_that_is_stopped_goes_on(self):
+        whole = self._config("whole", epochs=4, cost_samples=8)
+        stopped = dataclasses.replace(
+            whole, run_dir=str(self.folder / "stopped")
+        )
+        report = experiment.search(whole)
+        self.assertEqual(set(os.listdir(whole.run_dir)), _FILES)
+        self.assertLessEqual(report["result"]["cost_ratio"], 1.0)
+
+        steps = []
+
+        def stop(callback, batch, logs=None):
+            steps.append(batch)
+            if len(steps) == 30:  # In the third epoch, of 11 steps each.
+                raise KeyboardInterrupt
+
+        with mock.patch.object(FiniteLoss, "on_train_batch_end", stop):
+            with self.assertRaises(KeyboardInterrupt):
+                experiment.search(stopped)
+        self.assertNoFile(stopped, "report.json")
+        resumed = experiment.search(stopped)
+        self.assertLen(resumed["history"], 4)
+        # What was behind it stands, and is what it would have been.
+        for one, other in zip(
+            report["history"][:2], resumed["history"][:2], strict=True
+        ):
+            self.assertEqual(one["probabilities"], other["probabilities"])
+            for name, value in one["logs"].items():
+                self.assertAlmostEqual(value, other["logs"][name], places=4)
+        self.assertLessEqual(resumed["result"]["cost_ratio"], 1.0)
+
+    def test_train_and_what_post_training_search_makes_of_it(self):
+        config = self._config("float", TrainConfig, formats="fp32")
+        report = experiment.train(config)
+        self.assertEqual(set(os.listdir(config.run_dir)), _FILES)
+        self.assertIsNone(report["result"]["cost_ratio"])
+
+        model = str(pathlib.Path(config.run_dir) / "model.keras")
+        report = experiment.search(
+            self._config("ptq", method="ptq", model_file=model, epochs=0)
+        )
+        self.assertBetween(report["result"]["cost_ratio"], 0.9, 1.0)
+        self.assertEmpty(report["history"])
+        assignment = self.folder / "ptq" / "assignment.json"
+        report = experiment.train(
+            self._config(
+                "given", TrainConfig, epochs=1, formats=str(assignment)
+            )
+        )
+        formats = {r["path"]: r["weight_format"] for r in report["layers"]}
+        self.assertEqual(read_json(assignment)["layers"], formats)
+
+    def test_folder_of_another_run_is_refused(self):
+        config = self._config("other", TrainConfig)
+        RunFolder(config).create()
+        with self.assertRaisesRegex(ValueError, r"seed=1 \(there: 0\)"):
+            experiment.train(dataclasses.replace(config, seed=1))
+
+    @parameterized.parameters("search", "train")
+    def test_nan_stops_the_run_and_leaves_the_last_good_state(self, program):
+        load = datasets.load
+
+        def load_with_nan(name, split, first_epoch=0, **arguments):
+            data = load(name, split, first_epoch=first_epoch, **arguments)
+            if split != "train":
+                return data
+            passes = np.array([first_epoch])
+
+            def spoil(x, y):
+                return x + np.float32(np.nan), y
+
+            # Clean in the first epoch.
+            def batches():
+                passes[0] += 1
+                return iter(data.map(spoil) if passes[0] > 1 else data)
+
+            return tf.data.Dataset.from_generator(
+                batches, output_signature=data.element_spec
+            ).apply(tf.data.experimental.assert_cardinality(len(data)))
+
+        kind = {"search": SearchConfig, "train": TrainConfig}[program]
+        config = self._config(f"nan_{program}", kind)
+        with mock.patch.object(datasets, "load", load_with_nan):
+            with self.assertRaisesRegex(FloatingPointError, "loss=nan"):
+                getattr(experiment, program)(config)
+        states = list(pathlib.Path(config.run_dir).glob("checkpoint/*/*.h5"))
+        self.assertEqual([s.name for s in states], ["epoch1.weights.h5"])
+        self.assertNoFile(config, "model.keras")
+
+    @pytest.mark.slow
+    def test_study_that_is_killed_does_not_redo_what_is_finished(self):
+        base = self._config("study", epochs=1)
+        arguments = [
+            *_flags(base),
+            "--methods=uniform:int4,manual",
+            "--seeds=0,1",
+            "--workers=2",
+        ]
+        results = pathlib.Path(base.run_dir) / "results"
+        process = _start("study", *arguments)
+        _wait_for(lambda: len(list(results.glob("*.json"))) >= 2)
+        process.kill()
+        process.communicate()
+        # The runs end with their study.
+        time.sleep(1.0)
+        before = {p: p.stat().st_mtime_ns for p in results.glob("*.json")}
+
+        process = _start("study", *arguments)
+        output, errors = process.communicate()
+        self.assertEqual(process.returncode, 0, errors)
+        self.assertIn(f"4 runs, {len(before)} of them finished", output)
+        self.assertIn("[4/4]", output)
+        self.assertLen(list(results.glob("*.json")), 4)
+        for path, time_of_change in before.items():
+            self.assertEqual(path.stat().st_mtime_ns, time_of_change)
+        page = (pathlib.Path(base.run_dir) / "report.md").read_text("utf-8")
+        self.assertIn("4 of 4 runs are finished", page)
+        self.assertNotIn(str(self.folder), page)
+
+    def assertNoFile(self, config, name):
+        self.assertFalse((pathlib.Path(config.run_dir) / name).exists())
+
+
+class FlagsTest(absltest.TestCase):
+    def test_every_program_explains_itself(self):
+        expected = {
+            "search": "--cost_target",
+            "train": "--formats",
+            "export": "--verify_dataset",
+            "study": "--methods",
+        }
+        processes = {name: _start(name, "--helpshort") for name in expected}
+        for name, process in processes.items():
+            output, _ = process.communicate()
+            self.assertIn("Example:", output)
+            self.assertIn(expected[name], output)
+
+    def test_bad_flags(self):
+        """Each is refused with a message that names the flag."""
+        cases = {
+            "run_dir": [],
+            "model": ["--run_dir=r", "--model=resnet19"],
+            "space": ["--run_dir=r", "--space=int1"],
+            "method": ["--run_dir=r", "--method=magic"],
+            "methods": ["--run_dir=r", "--methods=fliqs,magic"],
+            "seeds": ["--run_dir=r", "--seeds=0,x"],
+            "workers": ["--run_dir=r", "--workers=0"],
+            "epochs": ["--run_dir=r", "--epochs=-1"],
+            "freeze": ["--run_dir=r", "--freeze=0.1"],
+            "learning_rate": ["--run_dir=r", "--learning_rate=0"],
+        }
+        code = f"""
+import json
+from absl import flags
+from fliqs_tf.flags import study_flags
+messages = {{}}
+for name, arguments in json.loads({json.dumps(json.dumps(cases))}).items():
+    flags.FLAGS.unparse_flags()
+    for flag in flags.FLAGS:
+        flags.FLAGS[flag].unparse()
+    try:
+        flags.FLAGS(["program", *arguments])
+    except flags.Error as error:
+        messages[name] = str(error)
+print(json.dumps(messages))
+"""
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        messages = json.loads(result.stdout.splitlines()[-1])
+        self.assertEqual(set(messages), set(cases))
+        for name, message in messages.items():
+            self.assertIn(name, message)
+
+    def test_errors_of_a_run_are_messages_and_not_tracebacks(self):
+        process = _start("train", f"--run_dir={_ROOT}/README.md")
+        _, errors = process.communicate()
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("Error: `run_dir` must be a folder. Received:", errors)
+        self.assertNotIn("Traceback", errors)
+
+
+if __name__ == "__main__":
+    absltest.main()
