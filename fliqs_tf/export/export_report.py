@@ -120,11 +120,12 @@ def read_layer(
     """
     weight_format, input_format = asked_formats(layer)
     fmt = get_format(weight_format)
-    count = math.prod(layer.kernel.shape)
+    kernels, _ = layer.shapes(layer)
+    count = sum(math.prod(shape) for shape, _ in kernels)
     tensors = weights.stored_tensors(graph, path)
     stored = sum(graph.size(tensor) for tensor in tensors)
     # A layer that is used twice, between different norms, is stored twice.
-    copies = max(1, len(tensors))
+    copies = max(1, len(tensors) // len(kernels))
     bits = math.ceil(stored * 8 / copies / count - 0.5)
     types = {type_name(graph.tensors[tensor].type) for tensor in tensors}
     stored_type = _stored_type(types, bits)
@@ -166,7 +167,7 @@ def _stored_type(types, bits):
 
 def _stored_input(graph, reader, input_format, activations):
     if reader is not None:
-        tensor = graph.tensors[int(reader.inputs[0])]
+        tensor = graph.tensors[weights.data_input(graph, reader)]
         kind = type_name(tensor.type)
         if kind != "FLOAT32":
             text = f"{kind}, scale {tensor.quantization.scale[0]:.4g}"

@@ -143,7 +143,7 @@ def _rows(graph, assignment):
         stored = _stored(graph, producers, read)
         if stored is None:
             continue
-        source = graph.tensors[int(operator.inputs[0])]
+        source = graph.tensors[weights.data_input(graph, operator)]
         path = paths.get(stored)
         asked, asked_input = assignment.get(path, (None, None))
         count = math.prod(int(size) for size in graph.tensors[read].shape)

@@ -89,7 +89,11 @@ def convert(
         samples: Inputs to measure ranges on that training did not learn.
     """
     layers = twin.fixed_layers(fixed)
-    kernels = [_kernel(path, layer) for path, layer in layers.items()]
+    kernels = [
+        _kernel(path, layer, name)
+        for path, layer in layers.items()
+        for name in layer.kernel_quantizers
+    ]
     slots = Slots()
     if activations == "fake_quant":
         model = twin.fake_quant_twin(fixed, slots)
@@ -104,13 +108,14 @@ def convert(
     return graph
 
 
-def _kernel(path, layer) -> weights.Kernel:
+def _kernel(path, layer, name) -> weights.Kernel:
     fmt = get_format(layer.formats[0])
     # Scales of groups within a channel are in the codes already.
-    has_groups = isinstance(layer.kernel_quantizer.granularity, int)
+    quantizer = layer.kernel_quantizers[name]
+    has_groups = isinstance(quantizer.granularity, int)
     if has_groups and not fmt.block_size:
         fmt = get_format("fp32")
-    return weights.Kernel(path, fmt, twin.normalized_codes(layer)[0])
+    return weights.Kernel(path, fmt, twin.normalized_codes(layer, name)[0])
 
 
 def _integer(graph, fixed, kernels, bits, samples):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fliqs_tf.export import weights
 from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
 from fliqs_tf.export.graph import TensorType
@@ -43,7 +44,7 @@ def learned_ranges(
     found: dict[int, float] = {}
     for match in matches:
         if match.kernel.path in learned:
-            tensor = int(match.operator.inputs[0])
+            tensor = weights.data_input(graph, match.operator)
             # Layers that read one tensor have learned the same; if trained
             # apart, the wider range clips for neither.
             found[tensor] = max(

@@ -36,7 +36,14 @@ class Runner:
             experimental_op_resolver_type=KERNELS[kernels],
             experimental_preserve_all_tensors=keeps_tensors,
         )
-        self._interpreter.allocate_tensors()
+        try:
+            self._interpreter.allocate_tensors()
+        except RuntimeError as error:
+            raise RuntimeError(
+                "LiteRT must be able to prepare the file. Received: "
+                f"{error} (kernels={kernels!r}). Export with another "
+                '`activations` mode; "float" asks least of the runtime.'
+            ) from error
         self._quantization = {
             details["index"]: details["quantization"]
             for details in self._interpreter.get_tensor_details()

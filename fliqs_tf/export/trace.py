@@ -46,7 +46,7 @@ def first_deviation(
     runner(sample)
     readers = _readers(graph, paths)
     for operator, path in readers:
-        tensor = int(operator.inputs[0])
+        tensor = weights.data_input(graph, operator)
         value = runner.tensor(tensor)
         call = expected.get(path, [])
         # A layer that is called twice has several; the nearest is the one.

@@ -38,9 +38,13 @@ def uncompiled(model: keras.Model) -> keras.Model:
 
 def weight_only_reference(model: keras.Model) -> keras.Model:
     """The fixed model with its input quantizers switched off."""
-    return _clone(
+    twin = _clone(
         model, lambda layer: None, lambda layer: {"input_formats": None}
     )
+    # The configuration of layers inside of others is not seen by the clone.
+    for layer in fixed_layers(twin).values():
+        layer.input_quantizer = None
+    return twin
 
 
 def container_reference(model: keras.Model, input_format: str) -> keras.Model:
@@ -111,26 +115,37 @@ def float32_reference(model: keras.Model) -> keras.Model:
 
 
 def normalized_codes(
-    layer: SearchableLayer,
+    layer: SearchableLayer, kernel: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel codes in units that bring the largest one into `[1, 2)`.
+    """Codes of a kernel in units that bring the largest one into `[1, 2)`.
+
+    The first kernel by default.
 
     Unlike `layer.quantized_kernel()`, whose natural units need not be float32
     numbers for formats of 8 exponent bits.
     """
-    codes, scale = layer.kernel_quantizer.codes(layer.kernel, False, {})
+    codes, scale = layer.kernel_codes(False, kernel)
     return np.asarray(codes), np.asarray(scale)
 
 
 def _make_constant(source, layer):
-    """Gives `layer`, a clone of `source`, the effective kernel."""
-    codes, scale = normalized_codes(source)
-    ones = np.ones_like(scale)
-    layer.kernel_quantizer = rounding.ConstantKernel(codes * scale, ones)
+    """Gives `layer`, a clone of `source`, the effective kernels."""
+    for name in source.kernel_quantizers:
+        codes, scale = normalized_codes(source, name)
+        ones = np.ones_like(scale)
+        layer.kernel_quantizers[name] = rounding.ConstantKernel(
+            codes * scale, ones
+        )
 
 
 def _substitute_quantizers(source, layer, slots):
     """Gives `layer`, a clone of `source`, quantizers that can be converted."""
+    if len(source.kernel_quantizers) > 1:
+        raise ValueError(
+            "`activations='fake_quant'` takes layers with one kernel. "
+            f"Received: {type(source).__name__} {source.name!r} with "
+            f"{', '.join(source.kernel_quantizers)}. Use another mode."
+        )
     codes, scale = normalized_codes(source)
     (name,) = source.formats
     step = np.float32(rounding.step_of(get_format(name)))

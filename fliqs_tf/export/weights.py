@@ -95,6 +95,13 @@ class Match:
         return ~np.any(self.codes, axis=axes)
 
 
+def data_input(graph: Graph, operator) -> int:
+    """Number of the tensor that an operator multiplies its weights with."""
+    # The first input of TRANSPOSE_CONV is the shape of its output.
+    is_last = graph.builtin(operator) == Builtin.TRANSPOSE_CONV
+    return int(operator.inputs[2 if is_last else 0])
+
+
 def reader(graph: Graph, tensor: int) -> Any:
     """The operator that multiplies by a stored tensor, once it is decoded.
 
@@ -124,8 +131,8 @@ def find(graph: Graph, kernels: Sequence[Kernel]) -> list[Match]:
         if constant is None:
             continue
         names = f"{graph.name(tensor)};{graph.name(operator.outputs[0])}"
-        is_depthwise = graph.builtin(operator) == Builtin.DEPTHWISE_CONV_2D
-        match = _match(constant, is_depthwise, kernels, names, found)
+        builtin = graph.builtin(operator)
+        match = _match(constant, builtin, kernels, names, found)
         if match is not None:
             kernel, codes, axis, factor = match
             scale = factor
@@ -180,7 +187,7 @@ def _positive(codes, axis, factor):
     return codes, np.where(factor == 0, np.float32(1), np.abs(factor))
 
 
-def _match(constant, is_depthwise, kernels, names, found):
+def _match(constant, builtin, kernels, names, found):
     """Returns `(kernel, codes in the constant's layout, axis, factor)`.
 
     Names and what has been found already decide only between kernels that are
@@ -194,7 +201,7 @@ def _match(constant, is_depthwise, kernels, names, found):
         return not is_named, any(match.kernel is kernel for match in found)
 
     for kernel in sorted(kernels, key=rank):
-        for codes, axis in _layouts(kernel.codes, constant.shape, is_depthwise):
+        for codes, axis in _layouts(kernel.codes, constant.shape, builtin):
             factor = _factor(constant, codes, axis)
             if factor is not None:
                 return kernel, codes, axis, factor
@@ -202,7 +209,7 @@ def _match(constant, is_depthwise, kernels, names, found):
 
 
 def _layouts(
-    codes: np.ndarray, shape: tuple[int, ...], is_depthwise: bool
+    codes: np.ndarray, shape: tuple[int, ...], builtin: int
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yields codes laid out as LiteRT may, and the axis of output channels."""
     if codes.ndim == 2:
@@ -210,8 +217,19 @@ def _layouts(
     elif codes.ndim == 4:
         candidates = [(codes.transpose(3, 0, 1, 2), 0)]
         # A convolution to one channel has the same shape.
-        if is_depthwise:
+        if builtin == Builtin.DEPTHWISE_CONV_2D:
             candidates = [(codes.reshape(1, *codes.shape[:2], -1), 3)]
+        if builtin == Builtin.TRANSPOSE_CONV:
+            candidates = [(codes.transpose(2, 0, 1, 3), 0)]
+    elif codes.ndim == 3:
+        # A convolution along time is one over images of height 1.
+        candidates = [(codes.transpose(2, 0, 1)[:, None], 0)]
+        if len(shape) == 2:
+            # Heads are columns of a product, or its rows where they are joined.
+            first, _, last = codes.shape
+            matrices = [codes.reshape(first, -1), codes.reshape(-1, last)]
+            candidates = [(matrix.T, 0) for matrix in matrices]
+            candidates += [(matrix, 1) for matrix in matrices]
     else:
         candidates = []
     for candidate, axis in candidates:
