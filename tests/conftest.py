@@ -26,6 +26,6 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _fresh_keras():
     """Gives each test the same seeds and layer names, in any order."""
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     yield
