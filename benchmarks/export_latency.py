@@ -219,7 +219,8 @@ def _page(rows):
         "0.02) has another cause, which is not known yet.",
         "",
         "Times were taken on a machine that others used: the ratio of one file",
-        "differed between two runs by up to six times. They rank, no more.",
+        "differed between two runs by up to eleven times. To be measured again",
+        "on an idle machine; nothing is to be concluded from them.",
         "",
         "| network | size | space | mode | KiB | of float32 | over theory |"
         " in aim | ms | of float32 | error | passed | argmax | to trained |",
