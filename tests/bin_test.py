@@ -82,7 +82,7 @@ class RunTest(parameterized.TestCase):
             **{**_TINY, **changes},
         )
 
-    def test_search_that_is_stopped_goes_on(self):
+    def test_search_that_is_stopped_goes_on_as_if_it_had_not_been(self):
         whole = self._config("whole", epochs=4, cost_samples=8)
         stopped = dataclasses.replace(
             whole, run_dir=str(self.folder / "stopped")
@@ -103,15 +103,13 @@ class RunTest(parameterized.TestCase):
                 experiment.search(stopped)
         self.assertNoFile(stopped, "report.json")
         resumed = experiment.search(stopped)
-        self.assertLen(resumed["history"], 4)
-        # What was behind it stands, and is what it would have been.
         for one, other in zip(
-            report["history"][:2], resumed["history"][:2], strict=True
+            report["history"], resumed["history"], strict=True
         ):
             self.assertEqual(one["probabilities"], other["probabilities"])
             for name, value in one["logs"].items():
                 self.assertAlmostEqual(value, other["logs"][name], places=4)
-        self.assertLessEqual(resumed["result"]["cost_ratio"], 1.0)
+        self.assertEqual(report["layers"], resumed["layers"])
 
     def test_train_and_what_post_training_search_makes_of_it(self):
         config = self._config("float", TrainConfig, formats="fp32")

@@ -232,7 +232,10 @@ class _Run:
         )
         start = time.monotonic()
         model.fit(
-            data,
+            # Keras takes two iterators an epoch from a data set that ends, and
+            # each draws another order: a resumed run would not know which.
+            data.repeat(),
+            steps_per_epoch=steps,
             validation_data=self._one_hot(self.test),
             initial_epoch=epoch,
             epochs=last,
