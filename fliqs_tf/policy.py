@@ -117,7 +117,12 @@ class Policy(keras.layers.Layer):
         return {
             **super().get_config(),
             "decisions": [
-                {"path": d.path, "kind": d.kind, "options": list(d.options)}
+                {
+                    "path": d.path,
+                    "kind": d.kind,
+                    "options": list(d.options),
+                    "layers": list(d.layers),
+                }
                 for d in self.decisions
             ],
             "seed": self.seed,
@@ -127,7 +132,12 @@ class Policy(keras.layers.Layer):
     def from_config(cls, config):
         config = dict(config)
         config["decisions"] = [
-            Decision(d["path"], d["kind"], tuple(d["options"]))
+            Decision(
+                d["path"],
+                d["kind"],
+                tuple(d["options"]),
+                tuple(d.get("layers", ())),
+            )
             for d in config["decisions"]
         ]
         config.pop("dtype", None)

@@ -6,43 +6,33 @@ The projections are `EinsumDense` layers with a decision each, at the paths
 their weighted sum, are computed as in Keras, unquantized.
 """
 
+import inspect
+
 import keras
 
 from fliqs_tf.layers.base import extends
 from fliqs_tf.layers.children import exchange
 from fliqs_tf.layers.children import slots
 from fliqs_tf.layers.einsum_dense import EinsumDense
-from fliqs_tf.space import TIED
+from fliqs_tf.layers.searchable_layer import SearchableLayer
+
+# The arguments that searchable layers have beyond Keras's.
+_OPTIONS = tuple(
+    name
+    for name, parameter in inspect.signature(SearchableLayer).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+)
 
 
 class _Attention(keras.layers.Layer):
     """Mixin before a Keras attention layer."""
 
-    def __init__(
-        self,
-        *args,
-        formats="int8",
-        input_formats=TIED,
-        input_range="ema",
-        input_signedness="symmetric",
-        weight_granularity="channel",
-        rounding="nearest",
-        tie=None,
-        **kwargs,
-    ):
+    def __init__(self, *args, **kwargs):
+        options = {n: kwargs.pop(n) for n in _OPTIONS if n in kwargs}
         super().__init__(*args, **kwargs)
         # Of every projection; checked as theirs.
         self._format_config = EinsumDense(
-            "...x,xy->...y",
-            1,
-            name=f"{self.name}_projection",
-            formats=formats,
-            input_formats=input_formats,
-            input_range=input_range,
-            input_signedness=input_signedness,
-            weight_granularity=weight_granularity,
-            rounding=rounding,
-            tie=tie,
+            "...x,xy->...y", 1, name=f"{self.name}_projection", **options
         ).format_config()
 
     def build(self, query_shape, value_shape, key_shape=None):

@@ -272,7 +272,9 @@ class SearchableLayer(keras.layers.Layer):
         """Whether the layer is fixed to `fp32`, as if it were the Keras layer.
 
         Then it runs the Keras layer's own `call`: compilers fuse operations,
-        so that only the same operations give the same bits in every mode.
+        so that only the same operations give the same bits in every mode. Not
+        where channels stand first: on CPUs TensorFlow 2.21 then adds, in
+        graphs, Keras's bias along the last axis if that has the same size.
         """
         inputs = self.input_quantizer
         return (
@@ -281,6 +283,7 @@ class SearchableLayer(keras.layers.Layer):
             and isinstance(self.kernel_quantizer, WeightQuantizer)
             and (inputs is None or inputs.formats == (IDENTITY,))
             and self.compute_dtype == self.variable_dtype
+            and getattr(self, "data_format", None) != "channels_first"
         )
 
     def call(self, inputs, training=False):
