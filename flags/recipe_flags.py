@@ -22,6 +22,13 @@ IMAGE_SIZE = flags.DEFINE_integer(
     "Side of the images, in pixels, of sets whose images vary in size.",
     lower_bound=1,
 )
+NORMALIZE = flags.DEFINE_boolean(
+    "normalize",
+    _DEFAULTS["normalize"],
+    "Whether images are shifted and scaled by the mean and deviation of their "
+    "set; --nonormalize leaves pixels in 0..255, for a --model_file that "
+    "brings its own preprocessing.",
+)
 RAND_AUGMENT = flags.DEFINE_float(
     "rand_augment",
     _DEFAULTS["rand_augment"],
@@ -116,6 +123,7 @@ def recipe_arguments() -> dict:
     return {
         "model_arguments": MODEL_ARGUMENTS.value,
         "image_size": IMAGE_SIZE.value,
+        "normalize": NORMALIZE.value,
         "rand_augment": RAND_AUGMENT.value,
         "mixup": MIXUP.value,
         "optimizer_epsilon": OPTIMIZER_EPSILON.value,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
@@ -9,6 +10,19 @@ SCHEDULES = ("cosine", "exponential", "step", "constant")
 ACTIVATIONS = ("fake_quant", "float")
 # Where a run is, not what it is.
 PLACES = ("run_dir", "data_dir")
+# What only the method "fliqs" reads.
+CONTROLLER = (
+    "reward",
+    "beta",
+    "quality",
+    "controller_learning_rate",
+    "warmup",
+    "activation_delay",
+    "freeze",
+    "entropy_weight",
+    "baseline_momentum",
+    "cost_samples",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,13 +39,17 @@ class TrainConfig:
             object.
         image_size: Side of the images, in pixels, of sets whose images vary in
             size.
-        rand_augment: Strength of RandAugment, see `fliqs.datasets.load`.
+        normalize: `False` for a model that takes pixels in [0, 255], see
+            `fliqs.datasets.load`.
+        rand_augment: Strength of RandAugment, see there.
         mixup: Parameter of mixup, see there.
-        model_file: Trained Keras model (.keras) to start from, instead of a
-            new `model`; `None` for none.
+        model_file: Trained Keras model (.keras or .h5) to start from, instead
+            of a new `model`; `None` for none.
         formats: Format of all layers (`"fp32"` for a float model), or the path
             of an assignment file.
-        input_range: `"ema"` or `"dynamic"`, see `fliqs.to_searchable`.
+        input_range: Where the scale of inputs comes from, see
+            `fliqs.to_searchable`.
+        input_signedness: Grids of integer inputs, see there.
         epochs: Epochs of the whole run. 0 trains nothing, which makes sense
             for a model from a file only.
         batch_size: Samples a step.
@@ -65,11 +83,13 @@ class TrainConfig:
     width: float | None = None
     model_arguments: str = "{}"
     image_size: int = 224
+    normalize: bool = True
     rand_augment: float = 0.0
     mixup: float = 0.0
     model_file: str | None = None
     formats: str = "int8"
     input_range: str = "ema"
+    input_signedness: str = "symmetric"
     epochs: int = 30
     batch_size: int = 32
     optimizer: str = "adam"
@@ -202,6 +222,8 @@ class SearchConfig(TrainConfig):
         entropy_weight: See there.
         baseline_momentum: See there.
         cost_samples: See there.
+        variant: What a study calls these settings of the controller, where it
+            compares several; it changes nothing else.
     """
 
     space: str = "int_l"
@@ -219,6 +241,42 @@ class SearchConfig(TrainConfig):
     entropy_weight: float = 0.5
     baseline_momentum: float = 0.95
     cost_samples: int = 1
+    variant: str = ""
+
+    def override(self, settings: Mapping[str, str]) -> "SearchConfig":
+        """The same run with other settings of the controller.
+
+        Args:
+            settings: Name, one of `CONTROLLER` -> value, as a flag has it.
+
+        Raises:
+            ValueError: If there is no such setting, or the value is no number.
+        """
+        values: dict[str, Any] = {}
+        for name, text in settings.items():
+            if name not in CONTROLLER:
+                raise ValueError(
+                    "A setting of the controller must be one of "
+                    f"{', '.join(CONTROLLER)}. Received: {name}={text}."
+                )
+            kind = type(getattr(self, name))
+            try:
+                values[name] = kind(text)
+            except ValueError as error:
+                raise ValueError(
+                    f"`{name}` must be of type {kind.__name__}. Received: "
+                    f"{name}={text}."
+                ) from error
+        return dataclasses.replace(self, **values)
+
+    def without_controller(self) -> "SearchConfig":
+        """The same run with what only "fliqs" reads at its defaults."""
+        defaults: dict[str, Any] = {
+            f.name: f.default for f in dataclasses.fields(self)
+        }
+        return dataclasses.replace(
+            self, **{name: defaults[name] for name in CONTROLLER}
+        )
 
 
 def _check_choice(name, value, choices):

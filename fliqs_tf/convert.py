@@ -135,7 +135,10 @@ def to_searchable(
 
 
 def to_fixed(
-    model: keras.Model, assignment: Mapping, input_range: str = "ema"
+    model: keras.Model,
+    assignment: Mapping,
+    input_range: str = "ema",
+    input_signedness: str = "symmetric",
 ) -> keras.Model:
     """Copies a model with one format a layer.
 
@@ -144,6 +147,7 @@ def to_fixed(
         assignment: Path -> format for every searchable layer of the model.
         input_range: As in `to_searchable`, for layers that are plain Keras
             layers so far; others keep theirs.
+        input_signedness: Likewise.
 
     Returns:
         A model of the same class, names and weights.
@@ -166,6 +170,9 @@ def to_fixed(
             "formats": weight,
             "input_formats": TIED if inputs == weight else inputs,
             "input_range": getattr(layers[path], "input_range", input_range),
+            "input_signedness": getattr(
+                layers[path], "input_signedness", input_signedness
+            ),
             "tie": None,
         }
     return copy_model(model, keywords)

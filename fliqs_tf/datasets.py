@@ -129,6 +129,7 @@ def load(
     augment: bool | None = None,
     cache: bool | None = None,
     image_size: int = 224,
+    normalize: bool = True,
     rand_augment: float = 0.0,
     mixup: float = 0.0,
     shard: tuple[int, int] | None = None,
@@ -161,6 +162,8 @@ def load(
             1 GiB or less.
         image_size: Side of the images, in pixels, of sets whose images vary in
             size. Others keep theirs.
+        normalize: `False` leaves pixels in [0, 255], for models that bring
+            their own preprocessing.
         rand_augment: Strength in [0, 1] of RandAugment (Cubuk et al., 2020,
             2 operations an image), in augmentation; 0 for none.
         mixup: Parameter of mixup's beta distribution (Zhang et al., 2018), in
@@ -171,7 +174,8 @@ def load(
 
     Returns:
         A `tf.data.Dataset` of `(image, label)`: float32
-        `(batch, height, width, channels)`, normalised as the module says, and
+        `(batch, height, width, channels)`, normalised as the module says
+        (unless told otherwise), and
         int64 `(batch,)`; with mixup in augmentation, float32
         `(batch, classes)`, the share of each class.
 
@@ -241,8 +245,10 @@ def load(
             image = augmentations.centre_crop(image, image_size)
         if vary is not None:
             image = vary(image, example_seed)
-        image = tf.cast(image, tf.float32) / 255.0
-        return (image - recipe.mean) / recipe.std, label, example_seed
+        image = tf.cast(image, tf.float32)
+        if normalize:
+            image = (image / 255.0 - recipe.mean) / recipe.std
+        return image, label, example_seed
 
     def finish_batch(
         image: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor

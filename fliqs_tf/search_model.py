@@ -69,6 +69,7 @@ class SearchModel(keras.Model):
         quality: `"loss"` (minus the loss of the batch) or `"accuracy"` (of the
             batch, in [0, 1]).
         input_range: See `to_searchable`.
+        input_signedness: See there.
         seed: Seed of the sampling.
         bounds: Further costs -> targets of the same forms as `cost_target`.
             The reward knows nothing of them, but the result keeps them.
@@ -85,13 +86,16 @@ class SearchModel(keras.Model):
         beta: float = 1.0,
         quality: str = "loss",
         input_range: str = "ema",
+        input_signedness: str = "symmetric",
         seed: int = 0,
         bounds: Mapping[str | costs.AnyCost, float | str] = {},  # noqa: B006
         **kwargs,
     ):
         super().__init__(**kwargs)
         if space is not None:
-            model = to_searchable(model, space, rules, input_range)
+            model = to_searchable(
+                model, space, rules, input_range, input_signedness
+            )
         self.searchable_model = model
         layers = {
             path: layer

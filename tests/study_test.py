@@ -68,6 +68,38 @@ class StudyTest(parameterized.TestCase):
         self.assertLen(folders, 6)
         self.assertIn(str(self.root / "runs" / "fliqs_0.01_seed1"), folders)
 
+    def test_variants_are_rows_of_fliqs_alone(self):
+        study = studies.Study(
+            dataclasses.replace(self.base, freeze=0.7),
+            ["fliqs", "manual"],
+            ["1.25xint4"],
+            [0],
+            {"early": {"freeze": "0.5", "warmup": "0.1"}},
+        )
+        study.create()
+        own, early, manual = study.runs
+        self.assertEqual(study.name(early), "fliqs_early_1.25xint4_seed0")
+        self.assertEqual(
+            (own.freeze, early.freeze, early.warmup), (0.7, 0.5, 0.1)
+        )
+        # What manual precision does not read is at its defaults, so that its
+        # results stand when the controller is set otherwise.
+        self.assertEqual(manual.freeze, SearchConfig(run_dir="x").freeze)
+        for config in study.runs:
+            study.add(config, _report(config))
+        self.assertEqual(
+            [row["method"] for row in studies.summarize(study.results())],
+            ["fliqs", "fliqs (early)", "manual"],
+        )
+
+    @parameterized.parameters(
+        ({"epochs": "3"}, "one of reward, beta.*Received: epochs=3"),
+        ({"freeze": "soon"}, "type float.*Received: freeze=soon"),
+    )
+    def test_bad_variants(self, settings, message):
+        with self.assertRaisesRegex(ValueError, message):
+            self.base.override(settings)
+
     def test_results_are_small_and_name_no_place(self):
         study = self._study(data_dir="/secret")
         config = study.runs[0]

@@ -27,6 +27,7 @@ class Choice:
         cost: Cost that is bounded.
         target: Its bound, in the cost's unit; `None` for none.
         input_range: See `to_searchable`.
+        input_signedness: See there.
     """
 
     def __init__(
@@ -36,8 +37,14 @@ class Choice:
         cost: costs.AnyCost,
         target: float | None,
         input_range: str = "ema",
+        input_signedness: str = "symmetric",
     ):
-        self.model = to_searchable(model, space, input_range=input_range)
+        self.model = to_searchable(
+            model,
+            space,
+            input_range=input_range,
+            input_signedness=input_signedness,
+        )
         layers = {
             path: layer
             for path, layer in walk(self.model)

@@ -28,6 +28,7 @@ class Task:
             none.
         epochs: Epochs of the whole method, whatever it spends them on.
         input_range: See `to_searchable`.
+        input_signedness: See there.
         seed: Seed of what a method draws.
         fit: `fit(model, first, last, **compile_arguments)` trains a model in
             epochs `first` (included) to `last` (excluded) of the run, with a
@@ -45,6 +46,7 @@ class Task:
     target: float | None
     epochs: int
     input_range: str = "ema"
+    input_signedness: str = "symmetric"
     seed: int = 0
     fit: Callable[..., None]
 
@@ -61,6 +63,13 @@ class Task:
             self.cost,
             self.target,
             self.input_range,
+            self.input_signedness,
+        )
+
+    def fixed(self, model: keras.Model, assignment: Assignment) -> keras.Model:
+        """The model (as it is trained so far) at fixed formats."""
+        return to_fixed(
+            model, assignment, self.input_range, self.input_signedness
         )
 
     def train(
@@ -71,7 +80,7 @@ class Task:
         rate: float = 1.0,
     ) -> "Result":
         """Trains a model at fixed formats from an epoch to the end."""
-        fixed = to_fixed(model, assignment, self.input_range)
+        fixed = self.fixed(model, assignment)
         if first < self.epochs:
             self.fit(fixed, first, self.epochs, rate=rate)
         return Result(fixed, assignment)

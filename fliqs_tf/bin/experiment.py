@@ -1,5 +1,6 @@
 """A whole run: data, model, training or search, export, report."""
 
+import resource
 import time
 from typing import Any
 
@@ -70,6 +71,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         target=target,
         epochs=config.epochs,
         input_range=config.input_range,
+        input_signedness=config.input_signedness,
         seed=config.seed,
         fit=run.fit,
     )
@@ -85,7 +87,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     else:
         name = get_format(config.formats).name
         assignment = Assignment.uniform(run.model, name)
-    model = to_fixed(run.model, assignment, config.input_range)
+    model = to_fixed(
+        run.model, assignment, config.input_range, config.input_signedness
+    )
     run.fit(model, 0, config.epochs)
     return run.finish(model, assignment, None)
 
@@ -101,6 +105,7 @@ def _search(config):
         beta=config.beta,
         quality=config.quality,
         input_range=config.input_range,
+        input_signedness=config.input_signedness,
         seed=config.seed,
         bounds=costs.parse_bounds(config.bounds),
     )
@@ -130,6 +135,8 @@ def _search(config):
     plots.probabilities(run.history, run.folder.plots / "probabilities.png")
     plots.search_curves(run.history, run.folder.plots / "search.png", phases)
     bounds = {
+        # It does not change any more once the formats are fixed.
+        "entropy": float(keras.ops.mean(model.policy.entropy())),
         "cost_lowest": model.budget.lowest,
         "cost_highest": model.budget.highest,
         "bounds": {
@@ -164,10 +171,11 @@ class _Run:
         )
         split = "test" if "test" in self.info.num_examples else "validation"
         self.test = self._load(split, training=False)
-        self.loss = keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=config.label_smoothing
-        )
         self.model = self._model()
+        self.loss = keras.losses.CategoricalCrossentropy(
+            from_logits=not initial_model.gives_probabilities(self.model),
+            label_smoothing=config.label_smoothing,
+        )
 
     def _model(self):
         config = self.config
@@ -189,6 +197,7 @@ class _Run:
             data_dir=config.data_dir,
             seed=config.seed,
             image_size=config.image_size,
+            normalize=config.normalize,
             rand_augment=config.rand_augment,
             mixup=config.mixup,
             **arguments,
@@ -276,7 +285,7 @@ class _Run:
             bounds: More of the result to record.
         """
         config, folder = self.config, self.folder
-        seconds = self._seconds()
+        seconds, peak_memory = self._seconds(), _peak_memory_mib()
         folder.create()
         assignment.save(folder.assignment)
         # XLA reorders float32 sums; a stored model is to repeat its numbers.
@@ -311,6 +320,7 @@ class _Run:
                 "cost_ratio": value / target if target else None,
                 "size_mib": costs.get("size")(fixed, assignment),
                 "seconds": seconds,
+                "peak_memory_mib": peak_memory,
                 **(bounds or {}),
             },
             "layers": rows,
@@ -347,3 +357,8 @@ class _Run:
         )
         write_json(folder.report, report)
         write_text(folder.page, page)
+
+
+def _peak_memory_mib():
+    """What this process has held at most, TensorFlow and the data included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
