@@ -96,7 +96,7 @@ class StudyTableTest(absltest.TestCase):
         for cell in (
             "98.77 ± 0.12",
             "0.009998 ± 0.000001",
-            " - 512.0 65 ± 24 812 ± 10",
+            " 512.0 65 ± 24 812 ± 10",
             "Cost (GBOPs)",
         ):
             self.assertIn(cell, text)
