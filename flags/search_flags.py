@@ -8,6 +8,7 @@ from fliqs_tf import baselines
 from fliqs_tf import costs
 from fliqs_tf import rewards
 from fliqs_tf.config import SearchConfig
+from fliqs_tf.controller import CREDITS
 from fliqs_tf.flags import run_flags
 from fliqs_tf.search_model import QUALITIES
 from fliqs_tf.space import SPACES
@@ -117,6 +118,14 @@ COST_SAMPLES = flags.DEFINE_integer(
     lower_bound=1,
     upper_bound=65536,
 )
+CREDIT = flags.DEFINE_enum(
+    "credit",
+    _DEFAULTS["credit"],
+    list(CREDITS),
+    "What the quality of a sample teaches the controller: REINFORCE from the "
+    "sample as a whole, the paper's setting, or a critic's share for each "
+    "decision, which needs --cost_samples above 1.",
+)
 
 
 def _is_space(value):
@@ -189,5 +198,6 @@ def search_config_from_flags() -> SearchConfig:
         entropy_weight=ENTROPY_WEIGHT.value,
         baseline_momentum=BASELINE_MOMENTUM.value,
         cost_samples=COST_SAMPLES.value,
+        credit=CREDIT.value,
         **run_flags.run_arguments(),
     )

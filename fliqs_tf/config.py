@@ -22,6 +22,7 @@ CONTROLLER = (
     "entropy_weight",
     "baseline_momentum",
     "cost_samples",
+    "credit",
 )
 
 
@@ -222,6 +223,7 @@ class SearchConfig(TrainConfig):
         entropy_weight: See there.
         baseline_momentum: See there.
         cost_samples: See there.
+        credit: See there.
         variant: What a study calls these settings of the controller, where it
             compares several; it changes nothing else.
     """
@@ -241,6 +243,7 @@ class SearchConfig(TrainConfig):
     entropy_weight: float = 0.5
     baseline_momentum: float = 0.95
     cost_samples: int = 1
+    credit: str = "sample"
     variant: str = ""
 
     def override(self, settings: Mapping[str, str]) -> "SearchConfig":

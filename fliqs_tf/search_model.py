@@ -336,6 +336,7 @@ class SearchModel(keras.Model):
     def assignment(self) -> Assignment:
         """The most probable assignment whose cost does not exceed the target.
 
+        Where the controller has a critic: the one of the largest quality.
         Under the reward `"absolute"`, which wants the target met, one that
         uses at least 98% of it, if there is any.
         """
@@ -353,8 +354,13 @@ class SearchModel(keras.Model):
     def _affordable_sample(self):
         if _number(self.frozen):
             return ops.convert_to_numpy(self.frozen_sample)
-        log_p = ops.convert_to_numpy(self.policy.log_probabilities())
-        return self.budget.most_probable(log_p, _USED.get(self.reward, 0.0))
+        if self.compiled:
+            scores = self.controller.scores(self.policy)
+        else:
+            scores = self.policy.log_probabilities()
+        return self.budget.most_probable(
+            ops.convert_to_numpy(scores), _USED.get(self.reward, 0.0)
+        )
 
     def _random_states(self):
         """States of random generators of the searched model (of dropout)."""

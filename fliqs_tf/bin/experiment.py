@@ -117,6 +117,7 @@ def _search(config):
         entropy_weight=config.entropy_weight,
         baseline_momentum=config.baseline_momentum,
         cost_samples=config.cost_samples,
+        credit=config.credit,
     )
     rich.print(
         f"Cost between {model.budget.lowest:.6g} and "
