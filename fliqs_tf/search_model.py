@@ -1,5 +1,6 @@
 """The search: one `train_step` for the weights and for the policy."""
 
+import types
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -125,6 +126,8 @@ class SearchModel(keras.Model):
         found = model_decisions(layers)
         self.decisions = tuple(decision for decision, _ in found)
         self._choices = tuple(tuple(variables) for _, variables in found)
+        # Not tracked: the model that holds them is.
+        self._layers_by_path = types.MappingProxyType(layers)
         self.budget = make_budget(
             model, self.decisions, self.cost, cost_target, bounds
         )
@@ -147,6 +150,11 @@ class SearchModel(keras.Model):
             for name in ("reward", "cost", "cost_ratio", "entropy")
         }
         self.built = True
+
+    @property
+    def layers_by_path(self) -> Mapping[str, SearchableLayer]:
+        """The searchable layers of the model."""
+        return self._layers_by_path
 
     def _counter(self, name, shape=()):
         return self.add_weight(
