@@ -135,6 +135,9 @@ def _search(config):
     }
     plots.probabilities(run.history, run.folder.plots / "probabilities.png")
     plots.search_curves(run.history, run.folder.plots / "search.png", phases)
+    plots.switching_errors(
+        {"Switching error": run.history}, run.folder.plots / "switching.png"
+    )
     bounds = {
         # It does not change any more once the formats are fixed.
         "entropy": float(keras.ops.mean(model.policy.entropy())),
@@ -347,6 +350,7 @@ class _Run:
             "Format of each layer": "formats.png",
             "Probabilities of each decision": "probabilities.png",
             "Reward, cost and entropy": "search.png",
+            "Change of the weights by switching formats": "switching.png",
         }
         page = reports.run_page(
             report,
