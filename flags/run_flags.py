@@ -106,7 +106,9 @@ ACTIVATIONS_MODE = flags.DEFINE_enum(
     "activations",
     DEFAULTS["activations"],
     list(ACTIVATIONS),
-    "Inputs of layers in the .tflite file: rounded as in training, or float.",
+    "Inputs of layers in the .tflite file: rounded as in training "
+    "(fake_quant), float, in integer arithmetic of 8 or 16 bits, or quantized "
+    "by the runtime at each call (dynamic).",
 )
 SEED = flags.DEFINE_integer(
     "seed",

@@ -7,7 +7,8 @@ from typing import Any
 
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 SCHEDULES = ("cosine", "exponential", "step", "constant")
-ACTIVATIONS = ("fake_quant", "float")
+# Of the exported file, see `fliqs.export_tflite`.
+ACTIVATIONS = ("fake_quant", "float", "int8", "int16", "dynamic")
 # Where a run is, not what it is.
 PLACES = ("run_dir", "data_dir")
 # What only the method "fliqs" reads.
@@ -72,8 +73,9 @@ class TrainConfig:
             `fliqs.distill`; `None` for none.
         teacher_temperature: See there.
         teacher_weight: See there.
-        activations: How the exported file treats inputs of layers:
-            `"fake_quant"` as in training, `"float"` unrounded.
+        activations: How the exported file treats inputs of layers, as
+            `fliqs.export_tflite` takes it: `"fake_quant"` as in training,
+            `"float"` unrounded, `"int8"` in integer arithmetic, ...
         seed: Seed of weights, data order and sampling.
     """
 
@@ -206,6 +208,10 @@ class SearchConfig(TrainConfig):
     Args:
         space: Formats to choose from: a key of `fliqs.SPACES`, or names joined
             by commas. (`formats` is not used.)
+        input_formats: What inputs can have: `"tied"` (the weights' format, one
+            decision a layer), `"apart"` (the same formats, but a decision of
+            their own), `"float"` (unrounded), or formats. (Methods other than
+            `"fliqs"` know `"tied"` only.)
         method: `"fliqs"` (the search), or a method to compare it with, see
             `fliqs_tf.baselines`.
         cost: Cost that is bounded, see `fliqs.costs`.
@@ -229,6 +235,7 @@ class SearchConfig(TrainConfig):
     """
 
     space: str = "int_l"
+    input_formats: str = "tied"
     method: str = "fliqs"
     cost: str = "bitops"
     cost_target: str | None = "1.25xint4"

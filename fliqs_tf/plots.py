@@ -158,10 +158,11 @@ def switching_errors(
         means = [100 * np.mean(list(error.values())) for error in errors]
         axis.plot(time, means, color="C0", label="mean of the layers")
         axis.set_title(title, fontsize=9)
-        axis.set_ylim(bottom=0.0)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(series) :]:
         axis.set_axis_off()
+    # Once all is drawn: it holds for every panel.
+    axes[0, 0].set_ylim(bottom=0.0)
     axes[0, 0].legend(fontsize=8)
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel("expected change of the weights a step (%)", fontsize=9)

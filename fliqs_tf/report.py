@@ -12,6 +12,7 @@ import rich.table
 
 from fliqs_tf import costs
 from fliqs_tf.export import ExportReport
+from fliqs_tf.export.agreement import MAX
 from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import searchable_layers
 
@@ -122,7 +123,20 @@ def result_line(result: Mapping) -> str:
 
 def proof_line(export: Mapping) -> str:
     """One sentence on how well the file agrees with the Keras model."""
-    check = export["verification"]
+    check, trained = export["verification"], export["trained"]
+    if check["measure"] != MAX:
+        line = (
+            f"In the LiteRT interpreter, {check['argmax_agreement']} of "
+            f"{check['samples']} images have the argmax of the Keras model "
+            f"with its inputs in the file's containers; the RMS error of its "
+            f"outputs is {check['rms_error']:.2g}"
+        )
+        if trained["accuracy"] is None:
+            return f"{line}."
+        return (
+            f"{line}. The file's accuracy is {trained['accuracy']:.2%}, that "
+            f"of the model as trained {trained['reference_accuracy']:.2%}."
+        )
     return (
         f"In the LiteRT interpreter, {check['argmax_agreement']} of "
         f"{check['samples']} images have the Keras model's argmax; the largest "

@@ -32,6 +32,8 @@ from fliqs_tf.formats import get_format
 from fliqs_tf.recalibrate import recalibrate
 from fliqs_tf.run_folder import RunFolder
 from fliqs_tf.search_model import SearchModel
+from fliqs_tf.space import TIED
+from fliqs_tf.space import Rule
 from fliqs_tf.space import get_space
 
 
@@ -50,6 +52,12 @@ def search(config: SearchConfig) -> dict[str, Any]:
     """
     if config.method == "fliqs":
         return _search(config)
+    if config.input_formats != TIED:
+        raise ValueError(
+            "Inputs with formats of their own are for the method 'fliqs'. "
+            f"Received: input_formats={config.input_formats!r}, method="
+            f"{config.method!r}. Leave it at 'tied'."
+        )
     if config.bounds:
         raise ValueError(
             "`bounds` are for the method 'fliqs'. Received: bounds="
@@ -79,6 +87,14 @@ def search(config: SearchConfig) -> dict[str, Any]:
     return run.finish(result.model, result.assignment, target)
 
 
+def _input_rules(input_formats):
+    if input_formats == TIED:
+        return ()
+    return (
+        Rule(input_formats=None if input_formats == "float" else input_formats),
+    )
+
+
 def train(config: TrainConfig) -> dict[str, Any]:
     """Trains under given formats, exports and reports; see `search`."""
     run = _Run(config)
@@ -101,6 +117,7 @@ def _search(config):
         space=config.space,
         cost=config.cost,
         cost_target=config.cost_target,
+        rules=_input_rules(config.input_formats),
         reward=config.reward,
         beta=config.beta,
         quality=config.quality,
