@@ -10,6 +10,7 @@ import tempfile
 import time
 from unittest import mock
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -54,7 +55,7 @@ def _start(program, *arguments):
 def _flags(config):
     """Returns the flags of a configuration."""
     values = config.to_dict()
-    del values["kind"], values["formats"]
+    del values["kind"], values["formats"], values["variant"]
     return [f"--{k}={v}" for k, v in values.items() if v is not None]
 
 
@@ -83,7 +84,9 @@ class RunTest(parameterized.TestCase):
         )
 
     def test_search_that_is_stopped_goes_on_as_if_it_had_not_been(self):
-        whole = self._config("whole", epochs=4, cost_samples=8)
+        whole = self._config(
+            "whole", epochs=4, cost_samples=8, credit="decision"
+        )
         stopped = dataclasses.replace(
             whole, run_dir=str(self.folder / "stopped")
         )
@@ -131,6 +134,54 @@ class RunTest(parameterized.TestCase):
         )
         formats = {r["path"]: r["weight_format"] for r in report["layers"]}
         self.assertEqual(read_json(assignment)["layers"], formats)
+
+    def test_somebody_else_s_model_from_pixels_to_an_integer_file(self):
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10, activation="softmax"),
+            ]
+        )
+        path = str(self.folder / "theirs.h5")
+        model.save(path)
+        report = experiment.search(
+            self._config(
+                "theirs",
+                model_file=path,
+                normalize=False,
+                input_range="percentile",
+                input_signedness="unsigned",
+                space="int_s",
+                input_formats="int8",
+                cost="size",
+                cost_target="1.5xint4",
+                activations="int8",
+                learning_rate=0.01,
+                epochs=4,
+                warmup=0.2,
+                freeze=0.5,
+            )
+        )
+        self.assertEqual(
+            {r["input_format"] for r in report["layers"]}, {"int8"}
+        )
+        # Logits taken for probabilities, or the other way, learn nothing.
+        self.assertGreater(report["result"]["accuracy"], 0.6)
+        trained = report["export"]["trained"]
+        self.assertLess(
+            abs(trained["accuracy"] - report["result"]["accuracy"]), 0.02
+        )
+        page = (self.folder / "theirs" / "report.md").read_text("utf-8")
+        self.assertIn("The file's accuracy is", page)
+
+    def test_inputs_apart_are_for_fliqs(self):
+        with self.assertRaisesRegex(ValueError, "input_formats='apart'"):
+            experiment.search(
+                self._config("apart", method="manual", input_formats="apart")
+            )
 
     def test_folder_of_another_run_is_refused(self):
         config = self._config("other", TrainConfig)

@@ -88,6 +88,21 @@ class DigitsTest(parameterized.TestCase):
         self.assertAlmostEqual(float(images.mean()), 0.0, delta=1e-3)
         self.assertAlmostEqual(float(images.std()), 1.0, delta=1e-3)
 
+    def test_pixels_as_they_are(self):
+        raw, normal = (
+            _images(
+                datasets.load(
+                    *("digits", "test", 360, self.data_dir), normalize=normalize
+                )
+            )
+            for normalize in (False, True)
+        )
+        info = datasets.info("digits")
+        self.assertEqual(float(np.max(raw)), 255.0)
+        np.testing.assert_allclose(
+            normal, (raw / 255.0 - info.mean) / info.std, atol=1e-6
+        )
+
     def test_types_and_shapes(self):
         train = datasets.load("digits", "train", 128, self.data_dir)
         test = datasets.load("digits", "test", 128, self.data_dir)
