@@ -191,7 +191,7 @@ class SearchConfig(TrainConfig):
         cost_target: Its bound, as in `fliqs.SearchModel`. (Not used by
             `"uniform:<format>"`.)
         bounds: Further costs and their bounds, `"size:0.05,memory:50%"`.
-            (Methods other than `"fliqs"` do not know them.)
+            (Not used by `"uniform:<format>"`.)
         reward: See `fliqs_tf.rewards`.
         beta: Weight of the cost in the reward.
         quality: `"loss"` or `"accuracy"`.

@@ -132,6 +132,25 @@ class RunTest(parameterized.TestCase):
         formats = {r["path"]: r["weight_format"] for r in report["layers"]}
         self.assertEqual(read_json(assignment)["layers"], formats)
 
+    @parameterized.parameters("fliqs", "random")
+    def test_bounds_are_kept_and_reported(self, method):
+        config = self._config(
+            f"bounds_{method}",
+            method=method,
+            epochs=1,
+            cost_target="3.5xint4",
+            bounds="size:1.1xint4,memory:1.5xint4",
+        )
+        with mock.patch.object(experiment.rich, "print") as printed:
+            result = experiment.search(config)["result"]
+        for bound in result["bounds"].values():
+            self.assertLessEqual(bound["value"], bound["target"])
+        self.assertLess(result["cost_highest"], result["cost_target"])
+        lines = [str(call.args[0]) for call in printed.mock_calls]
+        self.assertRegex(lines[0], "^Cost between .* and .* GBOPs, target")
+        self.assertRegex(lines[1], "^Bound of size: .* MiB, of at least")
+        self.assertRegex(lines[2], "^Bound of memory: .* KiB, of at least")
+
     def test_folder_of_another_run_is_refused(self):
         config = self._config("other", TrainConfig)
         RunFolder(config).create()

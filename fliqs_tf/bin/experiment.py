@@ -49,16 +49,12 @@ def search(config: SearchConfig) -> dict[str, Any]:
     """
     if config.method == "fliqs":
         return _search(config)
-    if config.bounds:
-        raise ValueError(
-            "`bounds` are for the method 'fliqs'. Received: bounds="
-            f"{config.bounds!r}, method={config.method!r}. Leave them out."
-        )
     method = baselines.get(config.method)
     run = _Run(config)
     cost = costs.get(config.cost)
     target = None
-    if config.cost_target is not None and baselines.is_bounded(config.method):
+    is_bounded = baselines.is_bounded(config.method)
+    if config.cost_target is not None and is_bounded:
         target = costs.target(cost, run.model, config.cost_target)
     task = baselines.Task(
         model=run.model,
@@ -68,13 +64,23 @@ def search(config: SearchConfig) -> dict[str, Any]:
         space=get_space(config.space),
         cost=cost,
         target=target,
+        bounds=costs.parse_bounds(config.bounds),
         epochs=config.epochs,
         input_range=config.input_range,
         seed=config.seed,
         fit=run.fit,
     )
+    # Before hours of training: whether anything fits.
+    budget = task.choice().budget if is_bounded else None
+    if budget is not None:
+        _announce(budget)
     result = method(task)
-    return run.finish(result.model, result.assignment, target)
+    return run.finish(
+        result.model,
+        result.assignment,
+        target,
+        None if budget is None else _kept(budget, result),
+    )
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -113,15 +119,7 @@ def _search(config):
         baseline_momentum=config.baseline_momentum,
         cost_samples=config.cost_samples,
     )
-    rich.print(
-        f"Cost between {model.budget.lowest:.6g} and "
-        f"{model.budget.highest:.6g} {model.cost.unit}, target "
-        f"{model.budget.target:.6g} {model.cost.unit}."
-    )
-    for bound in model.budget.bounds:
-        rich.print(
-            f"Bound of {bound.cost.name}: {bound.target:.6g} {bound.cost.unit}."
-        )
+    _announce(model.budget)
     run.fit(model, 0, config.epochs, controller=controller, jit_compile=None)
     phases = {
         name: getattr(config, name) * config.epochs
@@ -129,21 +127,44 @@ def _search(config):
     }
     plots.probabilities(run.history, run.folder.plots / "probabilities.png")
     plots.search_curves(run.history, run.folder.plots / "search.png", phases)
-    bounds = {
-        "cost_lowest": model.budget.lowest,
-        "cost_highest": model.budget.highest,
+    result = baselines.Result(model.best_model(), model.assignment())
+    return run.finish(
+        result.model,
+        result.assignment,
+        model.budget.target,
+        _kept(model.budget, result),
+    )
+
+
+def _announce(budget):
+    """Says what the space can reach, and what is asked of it."""
+    unit = budget.cost.unit
+    rich.print(
+        f"Cost between {budget.lowest:.6g} and {budget.highest:.6g} {unit}, "
+        f"target {budget.target:.6g} {unit}."
+    )
+    for bound, lowest in zip(budget.bounds, budget.lowest_bounds, strict=True):
+        unit = bound.cost.unit
+        rich.print(
+            f"Bound of {bound.cost.name}: {bound.target:.6g} {unit}, of at "
+            f"least {lowest:.6g} {unit} in this space."
+        )
+
+
+def _kept(budget, result):
+    """What a report says of the budget that a result has kept."""
+    return {
+        "cost_lowest": budget.lowest,
+        "cost_highest": budget.highest,
         "bounds": {
             bound.cost.name: {
-                "value": bound.cost(model, model.assignment()),
+                "value": bound.cost(result.model, result.assignment),
                 "target": bound.target,
                 "unit": bound.cost.unit,
             }
-            for bound in model.budget.bounds
+            for bound in budget.bounds
         },
     }
-    return run.finish(
-        model.best_model(), model.assignment(), model.budget.target, bounds
-    )
 
 
 class _Run:
