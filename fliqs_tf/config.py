@@ -26,7 +26,9 @@ class TrainConfig:
         image_size: Side of the images, in pixels, of sets whose images vary in
             size.
         rand_augment: Strength of RandAugment, see `fliqs.datasets.load`.
+        random_erasing: Share of images that lose a box, see there.
         mixup: Parameter of mixup, see there.
+        cutmix: Parameter of CutMix, see there.
         model_file: Trained Keras model (.keras) to start from, instead of a
             new `model`; `None` for none.
         formats: Format of all layers (`"fp32"` for a float model), or the path
@@ -66,7 +68,9 @@ class TrainConfig:
     model_arguments: str = "{}"
     image_size: int = 224
     rand_augment: float = 0.0
+    random_erasing: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     model_file: str | None = None
     formats: str = "int8"
     input_range: str = "ema"

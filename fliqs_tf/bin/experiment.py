@@ -211,7 +211,9 @@ class _Run:
             seed=config.seed,
             image_size=config.image_size,
             rand_augment=config.rand_augment,
+            random_erasing=config.random_erasing,
             mixup=config.mixup,
+            cutmix=config.cutmix,
             **arguments,
         )
 
