@@ -183,6 +183,7 @@ def get(name: str | AnyCost) -> AnyCost:
         name: `"bitops"` (GBOPs), `"size"` (MiB), `"memory"` (KiB of
             activations at the peak), or `"table:<file.json>"` for the numbers
             of a file, see `fliqs_tf.cost_tables`. Shipped are
+            `"table:energy_45nm.json"` (with the traffic of memory),
             `"table:mac_power_28nm.json"` and `"table:mac_area_28nm.json"`.
 
     Raises:
