@@ -148,7 +148,7 @@ class CostTablesTest(parameterized.TestCase):
             _model(),
             ("int8", "fp16"),
             cost="table:energy_45nm.json",
-            cost_target="50%",
+            cost_target="1.5xint8",
         )
         self.assertLess(search.budget.lowest, search.budget.highest)
 
