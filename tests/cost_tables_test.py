@@ -155,6 +155,7 @@ class CostTablesTest(parameterized.TestCase):
     @parameterized.parameters(
         "bitops",
         "size",
+        "file_size",
         "memory",
         "table:mac_power_28nm.json",
         "table:mac_area_28nm.json",
