@@ -36,11 +36,26 @@ RAND_AUGMENT = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+RANDOM_ERASING = flags.DEFINE_float(
+    "random_erasing",
+    _DEFAULTS["random_erasing"],
+    "Share of the training images that lose a box to noise.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 MIXUP = flags.DEFINE_float(
     "mixup",
     _DEFAULTS["mixup"],
     "Parameter of mixup's beta distribution on training batches; 0 for none.",
     lower_bound=0.0,
+)
+CUTMIX = flags.DEFINE_float(
+    "cutmix",
+    _DEFAULTS["cutmix"],
+    "Parameter of CutMix's beta distribution on training batches; 0 for none. "
+    "With --mixup as well, a coin decides for every batch.",
+    lower_bound=0.0,
+    upper_bound=1.0,
 )
 OPTIMIZER_EPSILON = flags.DEFINE_float(
     "optimizer_epsilon",
@@ -125,7 +140,9 @@ def recipe_arguments() -> dict:
         "image_size": IMAGE_SIZE.value,
         "normalize": NORMALIZE.value,
         "rand_augment": RAND_AUGMENT.value,
+        "random_erasing": RANDOM_ERASING.value,
         "mixup": MIXUP.value,
+        "cutmix": CUTMIX.value,
         "optimizer_epsilon": OPTIMIZER_EPSILON.value,
         "learning_rate_warmup": LEARNING_RATE_WARMUP.value,
         "schedule": SCHEDULE.value,

@@ -44,7 +44,9 @@ class TrainConfig:
         normalize: `False` for a model that takes pixels in [0, 255], see
             `fliqs.datasets.load`.
         rand_augment: Strength of RandAugment, see there.
+        random_erasing: Share of images that lose a box, see there.
         mixup: Parameter of mixup, see there.
+        cutmix: Parameter of CutMix, see there.
         model_file: Trained Keras model (.keras or .h5) to start from, instead
             of a new `model`; `None` for none.
         formats: Format of all layers (`"fp32"` for a float model), or the path
@@ -88,7 +90,9 @@ class TrainConfig:
     image_size: int = 224
     normalize: bool = True
     rand_augment: float = 0.0
+    random_erasing: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     model_file: str | None = None
     formats: str = "int8"
     input_range: str = "ema"
@@ -218,7 +222,7 @@ class SearchConfig(TrainConfig):
         cost_target: Its bound, as in `fliqs.SearchModel`. (Not used by
             `"uniform:<format>"`.)
         bounds: Further costs and their bounds, `"size:0.05,memory:50%"`.
-            (Methods other than `"fliqs"` do not know them.)
+            (Not used by `"uniform:<format>"`.)
         reward: See `fliqs_tf.rewards`.
         beta: Weight of the cost in the reward.
         quality: `"loss"` or `"accuracy"`.

@@ -17,6 +17,7 @@ import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
 
+import fliqs_tf
 from fliqs_tf import datasets
 from fliqs_tf.bin import experiment
 from fliqs_tf.callbacks import FiniteLoss
@@ -182,6 +183,57 @@ class RunTest(parameterized.TestCase):
             experiment.search(
                 self._config("apart", method="manual", input_formats="apart")
             )
+
+    @parameterized.parameters("fliqs", "random")
+    def test_bounds_are_kept_and_reported(self, method):
+        config = self._config(
+            f"bounds_{method}",
+            method=method,
+            epochs=1,
+            cost_target="3.5xint4",
+            bounds="size:1.1xint4,memory:1.5xint4",
+        )
+        with mock.patch.object(experiment.rich, "print") as printed:
+            result = experiment.search(config)["result"]
+        for bound in result["bounds"].values():
+            self.assertLessEqual(bound["value"], bound["target"])
+        self.assertLess(result["cost_highest"], result["cost_target"])
+        lines = [str(call.args[0]) for call in printed.mock_calls]
+        self.assertRegex(lines[0], "^Cost between .* and .* GBOPs, target")
+        self.assertRegex(lines[1], "^Bound of size: .* MiB, of at least")
+        self.assertRegex(lines[2], "^Bound of memory: .* KiB, of at least")
+
+    @parameterized.parameters("fliqs", "differentiable")
+    def test_every_part_of_a_recipe_together(self, method):
+        teacher = fliqs_tf.models.get("residual_small", width=0.25)
+        path = str(self.folder / f"teacher_{method}.keras")
+        teacher.save(path)
+        config = self._config(
+            f"recipe_{method}",
+            method=method,
+            space="int_s",
+            cost_target="1.5xint4",
+            optimizer="rmsprop",
+            optimizer_epsilon=1.0,
+            learning_rate_warmup=0.5,
+            schedule="exponential",
+            weight_decay=1e-5,
+            clip_norm=2.0,
+            weight_ema=0.9,
+            label_smoothing=0.1,
+            random_erasing=0.25,
+            mixup=0.8,
+            cutmix=1.0,
+            teacher=path,
+        )
+        with mock.patch.object(
+            experiment, "distill", wraps=experiment.distill
+        ) as distill:
+            report = experiment.search(config)
+        # Once a fit: the differentiable search trains anew after it.
+        self.assertEqual(distill.call_count, 1 + (method != "fliqs"))
+        self.assertLessEqual(report["result"]["cost_ratio"], 1.0)
+        self.assertLess(report["result"]["loss"], 100.0)
 
     def test_folder_of_another_run_is_refused(self):
         config = self._config("other", TrainConfig)

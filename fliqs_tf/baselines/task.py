@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
@@ -26,6 +27,8 @@ class Task:
         cost: Cost that is bounded.
         target: Its bound, in the cost's unit; `None` for methods that take
             none.
+        bounds: Further costs -> targets that the result has to keep, as
+            `SearchModel` takes them.
         epochs: Epochs of the whole method, whatever it spends them on.
         input_range: See `to_searchable`.
         input_signedness: See there.
@@ -44,6 +47,9 @@ class Task:
     space: tuple[str, ...]
     cost: AnyCost
     target: float | None
+    bounds: Mapping[str | AnyCost, float | str] = dataclasses.field(
+        default_factory=dict
+    )
     epochs: int
     input_range: str = "ema"
     input_signedness: str = "symmetric"
@@ -64,6 +70,7 @@ class Task:
             self.target,
             self.input_range,
             self.input_signedness,
+            self.bounds,
         )
 
     def fixed(self, model: keras.Model, assignment: Assignment) -> keras.Model:

@@ -58,16 +58,12 @@ def search(config: SearchConfig) -> dict[str, Any]:
             f"Received: input_formats={config.input_formats!r}, method="
             f"{config.method!r}. Leave it at 'tied'."
         )
-    if config.bounds:
-        raise ValueError(
-            "`bounds` are for the method 'fliqs'. Received: bounds="
-            f"{config.bounds!r}, method={config.method!r}. Leave them out."
-        )
     method = baselines.get(config.method)
     run = _Run(config)
     cost = costs.get(config.cost)
     target = None
-    if config.cost_target is not None and baselines.is_bounded(config.method):
+    is_bounded = baselines.is_bounded(config.method)
+    if config.cost_target is not None and is_bounded:
         target = costs.target(cost, run.model, config.cost_target)
     task = baselines.Task(
         model=run.model,
@@ -77,14 +73,24 @@ def search(config: SearchConfig) -> dict[str, Any]:
         space=get_space(config.space),
         cost=cost,
         target=target,
+        bounds=costs.parse_bounds(config.bounds),
         epochs=config.epochs,
         input_range=config.input_range,
         input_signedness=config.input_signedness,
         seed=config.seed,
         fit=run.fit,
     )
+    # Before hours of training: whether anything fits.
+    budget = task.choice().budget if is_bounded else None
+    if budget is not None:
+        _announce(budget)
     result = method(task)
-    return run.finish(result.model, result.assignment, target)
+    return run.finish(
+        result.model,
+        result.assignment,
+        target,
+        None if budget is None else _kept(budget, result),
+    )
 
 
 def _input_rules(input_formats):
@@ -136,15 +142,7 @@ def _search(config):
         cost_samples=config.cost_samples,
         credit=config.credit,
     )
-    rich.print(
-        f"Cost between {model.budget.lowest:.6g} and "
-        f"{model.budget.highest:.6g} {model.cost.unit}, target "
-        f"{model.budget.target:.6g} {model.cost.unit}."
-    )
-    for bound in model.budget.bounds:
-        rich.print(
-            f"Bound of {bound.cost.name}: {bound.target:.6g} {bound.cost.unit}."
-        )
+    _announce(model.budget)
     run.fit(model, 0, config.epochs, controller=controller, jit_compile=None)
     phases = {
         name: getattr(config, name) * config.epochs
@@ -155,23 +153,48 @@ def _search(config):
     plots.switching_errors(
         {"Switching error": run.history}, run.folder.plots / "switching.png"
     )
-    bounds = {
-        # It does not change any more once the formats are fixed.
-        "entropy": float(keras.ops.mean(model.policy.entropy())),
-        "cost_lowest": model.budget.lowest,
-        "cost_highest": model.budget.highest,
+    result = baselines.Result(model.best_model(), model.assignment())
+    return run.finish(
+        result.model,
+        result.assignment,
+        model.budget.target,
+        {
+            # It does not change any more once the formats are fixed.
+            "entropy": float(keras.ops.mean(model.policy.entropy())),
+            **_kept(model.budget, result),
+        },
+    )
+
+
+def _announce(budget):
+    """Says what the space can reach, and what is asked of it."""
+    unit = budget.cost.unit
+    rich.print(
+        f"Cost between {budget.lowest:.6g} and {budget.highest:.6g} {unit}, "
+        f"target {budget.target:.6g} {unit}."
+    )
+    for bound, lowest in zip(budget.bounds, budget.lowest_bounds, strict=True):
+        unit = bound.cost.unit
+        rich.print(
+            f"Bound of {bound.cost.name}: {bound.target:.6g} {unit}, of at "
+            f"least {lowest:.6g} {unit} in this space."
+        )
+
+
+def _kept(budget, result):
+    """What a report says of the budget that a result has kept."""
+    return {
+        "cost_lowest": budget.lowest,
+        "cost_highest": budget.highest,
         "bounds": {
             bound.cost.name: {
-                "value": bound.cost(model, model.assignment()),
+                "value": bound.cost(result.model, result.assignment),
                 "target": bound.target,
                 "unit": bound.cost.unit,
             }
-            for bound in model.budget.bounds
+            for bound in budget.bounds
         },
     }
-    return run.finish(
-        model.best_model(), model.assignment(), model.budget.target, bounds
-    )
 
 
 class _Run:
@@ -220,7 +243,9 @@ class _Run:
             image_size=config.image_size,
             normalize=config.normalize,
             rand_augment=config.rand_augment,
+            random_erasing=config.random_erasing,
             mixup=config.mixup,
+            cutmix=config.cutmix,
             **arguments,
         )
 
