@@ -121,14 +121,17 @@ def _kernel(path, layer, name) -> weights.Kernel:
 def _integer(graph, fixed, kernels, bits, samples):
     graph = Graph(graph.to_bytes())
     matches = weights.find(graph, kernels)
-    found: dict[int, float] = {}
+    found: dict[int, ranges.Range] = {}
     if bits is not None:
         learned = {
             path: bound
             for path, bound in twin.learned_ranges(fixed).items()
             if bound is not None
         }
-        found = ranges.measured_ranges(graph, graph.to_bytes(), samples)
+        # The runtime's kernels for 16 bits have no zero points.
+        found = ranges.measured_ranges(
+            graph, graph.to_bytes(), samples, is_symmetric=bits == 16
+        )
         found |= ranges.learned_ranges(graph, matches, learned)
     float_paths = [
         path
@@ -145,7 +148,7 @@ def check_ranges(fixed: keras.Model, activations: str) -> None:
     missing = [
         path
         for path, bound in twin.learned_ranges(fixed).items()
-        if bound == 0.0
+        if bound == (0.0, 0.0)
     ]
     if missing:
         raise ValueError(

@@ -67,21 +67,31 @@ def rounds_inputs(layer: SearchableLayer) -> bool:
     return quantizer is not None and quantizer.formats != ("fp32",)
 
 
-def learned_ranges(model: keras.Model) -> dict[str, float | None]:
-    """Path -> running range of the inputs, of layers that round them.
+def learned_ranges(
+    model: keras.Model,
+) -> dict[str, tuple[float, float] | None]:
+    """Path -> running range `(low, high)` of the inputs of layers that round.
 
-    `None` where the range comes from each tensor; 0 where it saw no data.
+    `low == -high` where the grid is symmetric. `None` where the range comes
+    from each tensor; `(0, 0)` where it saw no data.
     """
-    found: dict[str, float | None] = {}
+    found: dict[str, tuple[float, float] | None] = {}
     for path, layer in fixed_layers(model).items():
-        if rounds_inputs(layer):
-            state, quantizer = layer._input_state, layer.input_quantizer
+        if not rounds_inputs(layer):
+            continue
+        state, quantizer = layer._input_state, layer.input_quantizer
+        if "range" not in state:
             found[path] = None
-            if quantizer is not None and "range" in state:
-                # A pair where the grid has a zero point.
-                bound = np.abs(np.asarray(state["range"])).max()
-                is_known = quantizer.is_calibrated(state)
-                found[path] = float(bound) if is_known else 0.0
+        elif not quantizer.is_calibrated(state):
+            found[path] = 0.0, 0.0
+        else:
+            limits = np.asarray(state["range"], np.float64).ravel()
+            high = float(limits[-1])
+            # One number unless the grid may have a zero point.
+            low = float(limits[0]) if len(limits) == 2 else -high
+            if quantizer.signedness == "unsigned":
+                low = 0.0
+            found[path] = low, high
     return found
 
 
