@@ -108,7 +108,11 @@ class ExportReport:
 
 
 def read_layer(
-    graph: Graph, path: str, layer: SearchableLayer, activations: str
+    graph: Graph,
+    path: str,
+    layer: SearchableLayer,
+    activations: str,
+    containers: str = "small",
 ) -> LayerReport:
     """Describes a layer by what a file holds of it.
 
@@ -117,6 +121,7 @@ def read_layer(
         path: Path of the layer.
         layer: Layer of the fixed model.
         activations: Mode of the export.
+        containers: Kind of containers.
     """
     weight_format, input_format = asked_formats(layer)
     fmt = get_format(weight_format)
@@ -139,7 +144,7 @@ def read_layer(
         stored_input=_stored_input(graph, reader, input_format, activations),
         weight_bytes=stored,
         theoretical_bytes=math.ceil(count * fmt.bits / 8),
-        why=_why(fmt, stored_type, bits),
+        why=_why(fmt, stored_type, bits, containers),
     )
 
 
@@ -184,11 +189,17 @@ def _stored_input(graph, reader, input_format, activations):
     return "FLOAT32 not rounded"
 
 
-def _why(fmt: Format, stored_type: str, bits: int) -> str:
+def _why(fmt: Format, stored_type: str, bits: int, containers: str) -> str:
     if stored_type == _MISSING:
         return "The converter left no constant that equals this kernel."
     if bits == fmt.bits:
         return ""
+    if containers == "fast":
+        return (
+            "The fast kernels read INT8, FLOAT16 and FLOAT32 weights only: "
+            f"{stored_type} is the smallest of these that holds the format. "
+            "`containers='small'` takes less room and more time."
+        )
     if stored_type == "FLOAT32":
         return "No smaller LiteRT type holds every value of the format."
     return (

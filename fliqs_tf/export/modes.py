@@ -104,7 +104,7 @@ def convert(
         bits = _STATIC_BITS.get(activations)
         graph = _integer(graph, fixed, kernels, bits, samples)
     weights.store(graph, kernels, containers)
-    graph.shorten_names()
+    graph.shorten_names(fixed.name)
     return graph
 
 

@@ -95,8 +95,9 @@ def export_tflite(
         allow_mismatch: Whether to keep a file outside the tolerances.
         accuracy_drop: Largest loss of accuracy against `fixed` in the modes
             with integer arithmetic, as a fraction; needs labels.
-        containers: `"small"`, or `"fast"` for weights in the types that the
-            optimised float kernels read: INT8 and FLOAT32.
+        containers: `"small"`: the fewest bytes, decoded at every call where
+            LiteRT has no such type. `"fast"`: the types that the optimised
+            float kernels read, INT8, FLOAT16 and FLOAT32; just as exact.
         reference_kernels: Whether the file is to be run in the reference
             kernels too, with the same tolerance. A file with operators that
             they lack is reported, not refused.
@@ -166,7 +167,9 @@ def export_tflite(
             reference_kernels=plain,
             mismatch_allowed=allow_mismatch,
             layers=tuple(
-                export_report.read_layer(graph, name, layer, activations)
+                export_report.read_layer(
+                    graph, name, layer, activations, containers
+                )
                 for name, layer in twin.fixed_layers(fixed).items()
             ),
         )

@@ -33,6 +33,13 @@ WEIGHT_OPERATORS = (
 )
 # A product of three float32 factors is off by at most 3 half units.
 _TOLERANCE = 1e-6
+# Where the weights' output channels are, those that make the last axis of the
+# output.
+_CHANNEL_AXES = {
+    Builtin.CONV_2D: 0,
+    Builtin.DEPTHWISE_CONV_2D: 3,
+    Builtin.FULLY_CONNECTED: 0,
+}
 # Convolutions, transposed ones too, and products have their weights here.
 KERNEL_INPUT = 1
 
@@ -157,9 +164,12 @@ def store(
         containers: Kind of containers, see `ContainerWriter`.
     """
     writer = ContainerWriter(graph, containers)
-    written: dict[tuple[str, int], int] = {}
+    written: dict[tuple, tuple[int, np.ndarray | None]] = {}
     for match in find(graph, kernels):
-        key = (match.kernel.path, match.constant)
+        scales_output = graph.has_constant_bias(match.operator) and (
+            match.axis == _CHANNEL_AXES.get(graph.builtin(match.operator))
+        )
+        key = (match.kernel.path, match.constant, scales_output)
         if key not in written:
             written[key] = writer.write(
                 unused_name(graph, match.kernel.path),
@@ -168,8 +178,13 @@ def store(
                 match.codes,
                 match.axis,
                 match.scale,
+                scales_output,
             )
-        match.operator.inputs[KERNEL_INPUT] = written[key]
+        tensor, scale = written[key]
+        match.operator.inputs[KERNEL_INPUT] = tensor
+        if scale is not None:
+            name = f"{graph.name(int(match.operator.outputs[0]))}/scale"
+            graph.scale_output(match.operator, scale, name)
 
 
 def unused_name(graph: Graph, path: str) -> str:
