@@ -18,6 +18,7 @@ from fliqs_tf.layers.base import SearchableLayer
 _MISSING = "none"
 # The type that codes into a table have; no weight is stored as plain UINT8.
 _INDEX_TYPE = "UINT8"
+_PACKED = ("INT2", "INT4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,22 +165,27 @@ def float32_bytes(model: keras.Model) -> int:
 def _stored_type(types, bits):
     if not types:
         return _MISSING
-    name = "/".join(sorted(types))
-    if name == _INDEX_TYPE:
-        return f"{name} table of {bits}-bit codes"
-    return f"{name} packed" if bits < 8 else name
+    if types == {_INDEX_TYPE}:
+        return f"{_INDEX_TYPE} table of {bits}-bit codes"
+    # The kernels of one layer may stand in several.
+    return " and ".join(
+        f"{name} packed" if name in _PACKED else name for name in sorted(types)
+    )
 
 
 def _stored_input(graph, reader, input_format, activations):
     if reader is not None:
         tensor = graph.tensors[weights.data_input(graph, reader)]
         kind = type_name(tensor.type)
+        if tensor.quantization is None and kind != "FLOAT32":
+            return f"{kind} indices"
         if kind != "FLOAT32":
             text = f"{kind}, scale {tensor.quantization.scale[0]:.4g}"
             if input_format == kind.lower():
                 return text
             return f"{text}, trained as {input_format}"
-        stored = graph.tensors[int(reader.inputs[weights.KERNEL_INPUT])]
+        place = weights.kernel_input(graph, reader)
+        stored = graph.tensors[int(reader.inputs[place])]
         if type_name(stored.type) != "FLOAT32":
             return "FLOAT32 quantized to INT8 at each call"
     if input_format in (None, "fp32"):

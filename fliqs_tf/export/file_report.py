@@ -137,11 +137,12 @@ def _rows(graph, assignment):
         for tensor in weights.stored_tensors(graph, path)
     }
     for operator in graph.operators:
-        if graph.builtin(operator) not in weights.WEIGHT_OPERATORS:
+        place = weights.kernel_input(graph, operator)
+        if place is None:
             continue
-        read = int(operator.inputs[weights.KERNEL_INPUT])
+        read = int(operator.inputs[place])
         stored = _stored(graph, producers, read)
-        if stored is None:
+        if stored is None or _is_decoder(graph, producers, operator):
             continue
         source = graph.tensors[weights.data_input(graph, operator)]
         path = paths.get(stored)
@@ -162,6 +163,16 @@ def _rows(graph, assignment):
             input_type=type_name(source.type),
             input_scale=float(scale[0]) if has_scale else None,
         )
+
+
+def _is_decoder(graph, producers, operator) -> bool:
+    """Whether a GATHER looks nothing up that was not known beforehand."""
+    if graph.builtin(operator) != Builtin.GATHER:
+        return False
+    rank = len(graph.tensors[int(operator.inputs[0])].shape)
+    indices = weights.data_input(graph, operator)
+    # Of shapes and other lists too, single numbers are looked up.
+    return rank < 2 or _stored(graph, producers, indices) is not None
 
 
 def _stored(graph, producers, tensor) -> int | None:

@@ -283,9 +283,7 @@ class Graph:
         scaled = self.add_tensor(
             "", TensorType.FLOAT32, target.shape, target.shapeSignature
         )
-        factor = self.add_constant(
-            name, scale, TensorType.FLOAT32, scale.shape
-        )
+        factor = self.add_constant(name, scale, TensorType.FLOAT32, scale.shape)
         bias = _bias(operator)
         if bias is not None:
             operator.inputs[2] = self.add_constant(

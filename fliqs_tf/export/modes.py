@@ -90,9 +90,9 @@ def convert(
     """
     layers = twin.fixed_layers(fixed)
     kernels = [
-        _kernel(path, layer, name)
+        _kernel(path, layer, operand)
         for path, layer in layers.items()
-        for name in layer.kernel_quantizers
+        for operand in layer.operands_of(layer)
     ]
     slots = Slots()
     if activations == "fake_quant":
@@ -108,14 +108,15 @@ def convert(
     return graph
 
 
-def _kernel(path, layer, name) -> weights.Kernel:
+def _kernel(path, layer, operand) -> weights.Kernel:
     fmt = get_format(layer.formats[0])
     # Scales of groups within a channel are in the codes already.
-    quantizer = layer.kernel_quantizers[name]
+    quantizer = layer.kernel_quantizers[operand.kernel]
     has_groups = isinstance(quantizer.granularity, int)
     if has_groups and not fmt.block_size:
         fmt = get_format("fp32")
-    return weights.Kernel(path, fmt, twin.normalized_codes(layer, name)[0])
+    codes, _ = twin.normalized_codes(layer, operand.kernel)
+    return weights.Kernel(path, fmt, codes, operand.inputs)
 
 
 def _integer(graph, fixed, kernels, bits, samples):
@@ -124,9 +125,9 @@ def _integer(graph, fixed, kernels, bits, samples):
     found: dict[int, ranges.Range] = {}
     if bits is not None:
         learned = {
-            path: bound
-            for path, bound in twin.learned_ranges(fixed).items()
-            if bound is not None
+            key: limits
+            for key, limits in twin.learned_ranges(fixed).items()
+            if limits is not None
         }
         # The runtime's kernels for 16 bits have no zero points.
         found = ranges.measured_ranges(
@@ -145,10 +146,10 @@ def check_ranges(fixed: keras.Model, activations: str) -> None:
     """Raises a `ValueError` if a static mode lacks ranges."""
     if activations not in _STATIC_BITS:
         return
+    found = twin.learned_ranges(fixed)
+    # Once each, in the order of the model.
     missing = [
-        path
-        for path, bound in twin.learned_ranges(fixed).items()
-        if bound == (0.0, 0.0)
+        *dict.fromkeys(path for (path, _), r in found.items() if r == (0, 0))
     ]
     if missing:
         raise ValueError(

@@ -39,27 +39,31 @@ _FIXED = {
 }
 
 Range = tuple[float, float]
+# Of a tensor in which nothing but zeros was seen.
+_ANY = (-1.0, 1.0)
 
 
 def learned_ranges(
-    graph: Graph, matches: Sequence[Match], learned: Mapping[str, Range]
+    graph: Graph,
+    matches: Sequence[Match],
+    learned: Mapping[tuple[str, str | None], Range],
 ) -> dict[int, Range]:
     """Tensor number -> range that training found.
 
     Args:
         graph: The file.
         matches: Operators of quantized layers.
-        learned: Path of a layer -> running range of its inputs.
+        learned: Path of a layer, and name of one of the tensors that it
+            multiplies -> running range.
     """
     found: dict[int, Range] = {}
     for match in matches:
-        if match.kernel.path in learned:
+        key = match.kernel.path, match.kernel.inputs
+        if key in learned:
             tensor = weights.data_input(graph, match.operator)
             # Layers that read one tensor have learned the same; if trained
             # apart, the wider range clips for neither.
-            found[tensor] = _union(
-                found.get(tensor, (0.0, 0.0)), learned[match.kernel.path]
-            )
+            found[tensor] = _union(found.get(tensor, (0.0, 0.0)), learned[key])
     for operator in reversed(graph.operators):
         source, target = int(operator.inputs[0]), int(operator.outputs[0])
         if graph.builtin(operator) in _MOVING and target in found:
@@ -105,6 +109,12 @@ def measured_ranges(
                 float(value.max(initial=0.0)),
             )
             found[number] = _union(found[number], limits)
+    # The state before the first step, say: a scale of nothing is no scale that
+    # kernels take.
+    found = {
+        number: limits if any(limits) else _ANY
+        for number, limits in found.items()
+    }
     if is_symmetric:
         return {
             number: (-max(-low, high), max(-low, high))

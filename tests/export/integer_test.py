@@ -39,7 +39,7 @@ class StaticTest(_IntegerTestCase):
         report = export_tflite(model, self.path, "int8", self.images)
         self.assertLess(report.verification.rms_error, 0.04)
         graph = self._graph()
-        for path, (_, bound) in twin.learned_ranges(model).items():
+        for (path, _), (_, bound) in twin.learned_ranges(model).items():
             (stored,) = weights.stored_tensors(graph, path)
             operator = weights.reader(graph, stored)
             source = graph.tensors[int(operator.inputs[0])]
@@ -171,7 +171,7 @@ class RunnerTest(_IntegerTestCase):
         runner([self.images[:1]])
         (stored,) = weights.stored_tensors(graph, "stem")
         source = int(weights.reader(graph, stored).inputs[0])
-        _, bound = twin.learned_ranges(model)["stem"]
+        _, bound = twin.learned_ranges(model)["stem", "input"]
         np.testing.assert_allclose(
             runner.tensor(source),
             np.clip(self.images[:1], -bound, bound),
