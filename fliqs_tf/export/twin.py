@@ -238,7 +238,7 @@ def _grid(layer, name) -> rounding.Grid | None:
     ends = np.array([-_HUGE, _HUGE], np.float32)
     codes, scale = quantizer.codes(ends, False, state)
     low, high = (float(code) for code in np.asarray(codes))
-    smallest, steps = (float(value) for value in quantizer._rows[0][:2])
+    smallest, steps = (float(value) for value in quantizer.row()[:2])
     return rounding.Grid(np.float32(scale), smallest / steps, low, high)
 
 
