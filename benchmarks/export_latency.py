@@ -343,13 +343,15 @@ def main(argv):
     output.parent.mkdir(parents=True, exist_ok=True)
     numbers = output.with_suffix(".json")
     rows = json.loads(numbers.read_text()) if numbers.exists() else []
+    order = list(_NETWORKS)
     for name in _NAMES.value:
-        found = list(_rows(name))
-        rows = [row for row in rows if row["network"] != name] + found
-        order = list(_NETWORKS)
-        rows.sort(key=lambda row: order.index(row["network"]))
-        numbers.write_text(json.dumps(rows, indent=1) + "\n")
-        output.with_suffix(".md").write_text(_page(rows))
+        rows = [row for row in rows if row["network"] != name]
+        for row in _rows(name):
+            rows.append(row)
+            # `sort` keeps the order of a network's rows.
+            rows.sort(key=lambda row: order.index(row["network"]))
+            numbers.write_text(json.dumps(rows, indent=1) + "\n")
+            output.with_suffix(".md").write_text(_page(rows))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ class InputRounding:
         self._is_dynamic = fmt.is_scaled and grid is None
         if self._is_dynamic:
             self._slot = slots.add(np.float32(fmt.row()[2]))
-        elif fmt.is_scaled:
+        elif fmt.is_scaled and grid is not None:
             self._slot = slots.add(self.unit(grid))
             if fmt.is_integer:
                 self._bounds = grid.low / grid.step, grid.high / grid.step

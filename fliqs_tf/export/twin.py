@@ -78,14 +78,14 @@ def rounds_inputs(layer: SearchableLayer) -> bool:
 
 def learned_ranges(
     model: keras.Model,
-) -> dict[tuple[str, str], tuple[float, float] | None]:
+) -> dict[tuple[str, str | None], tuple[float, float] | None]:
     """Path and name of a rounded tensor -> its running range `(low, high)`.
 
     Most layers round one, `"input"`. `low == -high` where the grid is
     symmetric. `None` where the range comes from each tensor; `(0, 0)` where it
     saw no data.
     """
-    found: dict[tuple[str, str], tuple[float, float] | None] = {}
+    found: dict[tuple[str, str | None], tuple[float, float] | None] = {}
     for path, layer in fixed_layers(model).items():
         if rounds_inputs(layer):
             for name, state in layer._input_states.items():

@@ -85,7 +85,7 @@ def compare(
 
 def _replays(replay, batch, received, expected, bounds):
     """Returns replayed outputs by sample; no replay once one proved nothing."""
-    found = {}
+    found: dict[int, list[np.ndarray]] = {}
     for index in deviating(received, expected, bounds.tolerance):
         outputs = replay([array[index : index + 1] for array in batch.inputs])
         if outputs is None:

@@ -161,6 +161,14 @@ class LayerKindsTest(parameterized.TestCase):
             [row.input_scale for row in inspect(self.path).rows],
         )
 
+    def test_steps_share_their_weights(self):
+        self._export("lstm", "float")
+        rows = inspect(self.path).rows
+        # The kernels of the input and of the state, both read at each step.
+        self.assertEqual([row.uses for row in rows], [6, 6])
+        sizes = {row.stored_bytes for row in rows}
+        self.assertEqual(sizes, {8 * 20 // 2, 5 * 20 // 2})
+
     def test_open_number_of_steps(self):
         model = _single(_L.LSTM(5, name="memory"), (None, 8))
         data = np.ones((2, 6, 8), "float32")
