@@ -90,9 +90,9 @@ def convert(
     """
     layers = twin.fixed_layers(fixed)
     kernels = [
-        _kernel(path, layer, name)
+        _kernel(path, layer, operand)
         for path, layer in layers.items()
-        for name in layer.kernel_quantizers
+        for operand in layer.operands_of(layer)
     ]
     slots = Slots()
     if activations == "fake_quant":
@@ -104,31 +104,35 @@ def convert(
         bits = _STATIC_BITS.get(activations)
         graph = _integer(graph, fixed, kernels, bits, samples)
     weights.store(graph, kernels, containers)
-    graph.shorten_names()
+    graph.shorten_names(fixed.name)
     return graph
 
 
-def _kernel(path, layer, name) -> weights.Kernel:
+def _kernel(path, layer, operand) -> weights.Kernel:
     fmt = get_format(layer.formats[0])
     # Scales of groups within a channel are in the codes already.
-    quantizer = layer.kernel_quantizers[name]
+    quantizer = layer.kernel_quantizers[operand.kernel]
     has_groups = isinstance(quantizer.granularity, int)
     if has_groups and not fmt.block_size:
         fmt = get_format("fp32")
-    return weights.Kernel(path, fmt, twin.normalized_codes(layer, name)[0])
+    codes, _ = twin.normalized_codes(layer, operand.kernel)
+    return weights.Kernel(path, fmt, codes, operand.inputs)
 
 
 def _integer(graph, fixed, kernels, bits, samples):
     graph = Graph(graph.to_bytes())
     matches = weights.find(graph, kernels)
-    found: dict[int, float] = {}
+    found: dict[int, ranges.Range] = {}
     if bits is not None:
         learned = {
-            path: bound
-            for path, bound in twin.learned_ranges(fixed).items()
-            if bound is not None
+            key: limits
+            for key, limits in twin.learned_ranges(fixed).items()
+            if limits is not None
         }
-        found = ranges.measured_ranges(graph, graph.to_bytes(), samples)
+        # The runtime's kernels for 16 bits have no zero points.
+        found = ranges.measured_ranges(
+            graph, graph.to_bytes(), samples, is_symmetric=bits == 16
+        )
         found |= ranges.learned_ranges(graph, matches, learned)
     float_paths = [
         path
@@ -142,10 +146,10 @@ def check_ranges(fixed: keras.Model, activations: str) -> None:
     """Raises a `ValueError` if a static mode lacks ranges."""
     if activations not in _STATIC_BITS:
         return
+    found = twin.learned_ranges(fixed)
+    # Once each, in the order of the model.
     missing = [
-        path
-        for path, bound in twin.learned_ranges(fixed).items()
-        if bound == 0.0
+        *dict.fromkeys(path for (path, _), r in found.items() if r == (0, 0))
     ]
     if missing:
         raise ValueError(

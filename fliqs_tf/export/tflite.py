@@ -26,6 +26,7 @@ from fliqs_tf.export.export_report import ExportReport
 from fliqs_tf.export.graph import Graph
 from fliqs_tf.export.modes import ACCURACY_DROP
 from fliqs_tf.export.modes import ACTIVATIONS
+from fliqs_tf.export.replay import Replay
 from fliqs_tf.export.runner import Runner
 from fliqs_tf.export.verify import Batch
 
@@ -65,8 +66,10 @@ def export_tflite(
     - `"fake_quant"`: the arithmetic of training, rounding of inputs included,
       in float32 operators; slow and larger. For verification: on the machine
       that exports, its outputs equal those of `fixed` called eagerly, but for
-      operators that LiteRT computes by other float32 formulas (sigmoid, say):
-      their last bits can carry a value across a rounding boundary.
+      operators that LiteRT computes by other float32 formulas (softmax, layer
+      norm): their last bits can carry a value across a rounding boundary. A
+      sample that deviates for this reason alone, which is proved by calling
+      `fixed` with the file's roundings, is counted apart and accepted.
 
     Example:
 
@@ -95,8 +98,9 @@ def export_tflite(
         allow_mismatch: Whether to keep a file outside the tolerances.
         accuracy_drop: Largest loss of accuracy against `fixed` in the modes
             with integer arithmetic, as a fraction; needs labels.
-        containers: `"small"`, or `"fast"` for weights in the types that the
-            optimised float kernels read: INT8 and FLOAT32.
+        containers: `"small"`: the fewest bytes, decoded at every call where
+            LiteRT has no such type. `"fast"`: the types that the optimised
+            float kernels read, INT8, FLOAT16 and FLOAT32; just as exact.
         reference_kernels: Whether the file is to be run in the reference
             kernels too, with the same tolerance. A file with operators that
             they lack is reported, not refused.
@@ -127,7 +131,13 @@ def export_tflite(
     with _beside(path) as partial:
         _write(partial, content, path)
         content = partial.read_bytes()
-        found = verify.compare(Runner(content), references, batches, data)
+        replay = None
+        if activations == "fake_quant":
+            meant, bounds = references["verification"]
+            replay = Replay(content, meant, bounds.tolerance)
+        found = verify.compare(
+            Runner(content), references, batches, data, replay
+        )
         plain = None
         if reference_kernels:
             # On the head alone: these kernels are slow.
@@ -166,7 +176,9 @@ def export_tflite(
             reference_kernels=plain,
             mismatch_allowed=allow_mismatch,
             layers=tuple(
-                export_report.read_layer(graph, name, layer, activations)
+                export_report.read_layer(
+                    graph, name, layer, activations, containers
+                )
                 for name, layer in twin.fixed_layers(fixed).items()
             ),
         )

@@ -9,6 +9,7 @@ deviates are named.
 import contextlib
 from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -44,8 +45,8 @@ def first_deviation(
     graph = Graph(content)
     runner = Runner(content, keeps_tensors=True)
     runner(sample)
-    readers = _readers(graph, paths)
-    for operator, path in readers:
+    found = readers(graph, paths)
+    for operator, path in found:
         tensor = weights.data_input(graph, operator)
         value = runner.tensor(tensor)
         call = expected.get(path, [])
@@ -56,22 +57,27 @@ def first_deviation(
             if x.size == value.size
         ]
         if errors and min(errors) > bounds.tolerance:
-            before = _layer_before(graph, tensor, readers)
+            before = _layer_before(graph, tensor, found)
             source = f"layer {before!r}" if before else "the input"
             return (
                 f"The first deviation is behind {source}: the inputs of layer "
                 f"{path!r} have an RMS error of {min(errors):.3g}."
             )
-    if not readers:
+    if not found:
         return "No layer's weights were found in the file."
     return (
         "The inputs of all quantized layers agree; the deviation is behind "
-        f"layer {readers[-1][1]!r}."
+        f"layer {found[-1][1]!r}."
     )
 
 
-def _readers(graph, paths):
-    """`(operator, path)` of quantized layers, in the order of the file."""
+def readers(graph: Graph, paths: Sequence[str]) -> list[tuple[Any, str]]:
+    """`(operator, path)` of quantized layers, in the order of the file.
+
+    Args:
+        graph: The file.
+        paths: Quantized layers.
+    """
     found = {}
     for path in paths:
         for tensor in weights.stored_tensors(graph, path):

@@ -10,6 +10,7 @@ without XLA they were equal to it on all samples measured.
 """
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 
@@ -21,6 +22,7 @@ from fliqs_tf.export import litert
 from fliqs_tf.export.agreement import Agreement
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.agreement import Tally
+from fliqs_tf.export.agreement import deviating
 from fliqs_tf.export.runner import Runner
 
 BATCH_SIZE = 64
@@ -46,6 +48,7 @@ def compare(
     references: Mapping[str, tuple[keras.Model, Bounds]],
     batches: Iterator[Batch],
     data: str,
+    replay: Callable[[list[np.ndarray]], list[np.ndarray] | None] | None = None,
 ) -> dict[str, Agreement]:
     """Runs a file and its references on the same batches.
 
@@ -55,6 +58,9 @@ def compare(
             how far the file may be from it.
         batches: What to run.
         data: Where the batches come from, for the record.
+        replay: What a deviating sample of `"verification"` is compared with in
+            the second place: a sample -> outputs, `None` if they would prove
+            nothing.
 
     Returns:
         Name -> comparison with that reference.
@@ -63,13 +69,29 @@ def compare(
     for batch in batches:
         received = runner(batch.inputs)
         tensors = [tf.convert_to_tensor(array) for array in batch.inputs]
-        for name, (reference, _) in references.items():
+        for name, (reference, bounds) in references.items():
             expected = [np.asarray(y) for y in litert.call(reference, tensors)]
-            tallies[name].add(received, expected, batch.labels)
+            replays = {}
+            if replay is not None and name == "verification":
+                replays, replay = _replays(
+                    replay, batch, received, expected, bounds
+                )
+            tallies[name].add(received, expected, batch.labels, replays)
     return {
         name: tally.result(data, references[name][1])
         for name, tally in tallies.items()
     }
+
+
+def _replays(replay, batch, received, expected, bounds):
+    """Returns replayed outputs by sample; no replay once one proved nothing."""
+    found: dict[int, list[np.ndarray]] = {}
+    for index in deviating(received, expected, bounds.tolerance):
+        outputs = replay([array[index : index + 1] for array in batch.inputs])
+        if outputs is None:
+            return found, None
+        found[index] = outputs
+    return found, replay
 
 
 def random_batches(model: keras.Model) -> Iterator[Batch]:
