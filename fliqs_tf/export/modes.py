@@ -15,6 +15,7 @@ from fliqs_tf.export.agreement import MAX
 from fliqs_tf.export.agreement import RMS
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.layer_inputs import inputs_of_layers
 from fliqs_tf.export.slots import Slots
 from fliqs_tf.formats import get_format
 
@@ -129,11 +130,20 @@ def _integer(graph, fixed, kernels, bits, samples):
             for key, limits in twin.learned_ranges(fixed).items()
             if limits is not None
         }
+        content = graph.to_bytes()
         # The runtime's kernels for 16 bits have no zero points.
         found = ranges.measured_ranges(
-            graph, graph.to_bytes(), samples, is_symmetric=bits == 16
+            graph, content, samples, is_symmetric=bits == 16
         )
-        found |= ranges.learned_ranges(graph, matches, learned)
+        sample = [array[:1] for array in samples[0]]
+        scalings = ranges.scalings_of(
+            graph,
+            content,
+            matches,
+            inputs_of_layers(twin.weight_only_reference(fixed), sample),
+            sample,
+        )
+        found |= ranges.learned_ranges(graph, matches, learned, scalings)
     float_paths = [
         path
         for path, layer in twin.fixed_layers(fixed).items()

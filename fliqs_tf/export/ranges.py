@@ -9,6 +9,7 @@ Ranges are pairs `(low, high)` with `low <= 0 <= high`; `low == -high` stands
 for a symmetric grid.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ _FIXED = {
 }
 
 Range = tuple[float, float]
+# Float rounding of two programs, relative to the spread of the values.
+_ALIKE = 1e-3
 # Of a tensor in which nothing but zeros was seen.
 _ANY = (-1.0, 1.0)
 
@@ -47,6 +50,7 @@ def learned_ranges(
     graph: Graph,
     matches: Sequence[Match],
     learned: Mapping[tuple[str, str | None], Range],
+    scalings: Mapping[int, "Scaling | None"],
 ) -> dict[int, Range]:
     """Tensor number -> range that training found.
 
@@ -55,6 +59,7 @@ def learned_ranges(
         matches: Operators of quantized layers.
         learned: Path of a layer, and name of one of the tensors that it
             multiplies -> running range.
+        scalings: What `scalings_of` returns.
     """
     found: dict[int, Range] = {}
     for match in matches:
@@ -63,12 +68,82 @@ def learned_ranges(
             tensor = weights.data_input(graph, match.operator)
             # Layers that read one tensor have learned the same; if trained
             # apart, the wider range clips for neither.
-            found[tensor] = _union(found.get(tensor, (0.0, 0.0)), learned[key])
+            scaling = scalings.get(tensor, Scaling())
+            if scaling is not None:
+                limits = scaling(learned[key])
+                found[tensor] = _union(found.get(tensor, (0.0, 0.0)), limits)
     for operator in reversed(graph.operators):
         source, target = int(operator.inputs[0]), int(operator.outputs[0])
         if graph.builtin(operator) in _MOVING and target in found:
             found.setdefault(source, found[target])
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """Values of a file's tensor from those of the layer's input."""
+
+    factor: float = 1.0
+    offset: float = 0.0
+
+    def __call__(self, limits: Range) -> Range:
+        low, high = sorted(self.factor * end + self.offset for end in limits)
+        return _union((0.0, 0.0), (low, high))
+
+
+def scalings_of(
+    graph: Graph,
+    content: bytes,
+    matches: Sequence[Match],
+    inputs: Mapping[str, Sequence[np.ndarray]],
+    sample: list[np.ndarray],
+) -> dict[int, Scaling | None]:
+    """How tensors that operators read differ from what their layers get.
+
+    A converter folds a scaling in front of a layer into its weights (`x / 255`
+    before a convolution): the operator then reads another tensor than the
+    layer, and the range that was learned has to follow.
+
+    Args:
+        graph: The file, parsed; with weights quantized, and nothing else.
+        content: The file.
+        matches: Operators of quantized layers.
+        inputs: Path -> inputs of the calls of each layer of a model with the
+            same arithmetic, for `sample`.
+        sample: Inputs of the file, a batch of one.
+
+    Returns:
+        Tensor -> its scaling, `None` if it is none. Tensors that cannot be
+        compared are left out: those of layers that are called several times,
+        or of other sizes than their layer's input.
+    """
+    runner = Runner(content, keeps_tensors=True)
+    runner(sample)
+    found: dict[int, Scaling | None] = {}
+    for match in matches:
+        calls = inputs.get(match.kernel.path, ())
+        tensor = weights.data_input(graph, match.operator)
+        if len(calls) == 1 and graph.tensors[tensor].type == TensorType.FLOAT32:
+            # Sorted, as the two may be laid out in other ways.
+            read = np.sort(runner.tensor(tensor), axis=None)
+            given = np.sort(calls[0], axis=None)
+            if read.size == given.size and given[0] < given[-1]:
+                found[tensor] = _fit(given, read)
+    return found
+
+
+def _fit(given, read) -> Scaling | None:
+    for ends in ((read[0], read[-1]), (read[-1], read[0])):
+        factor = (ends[1] - ends[0]) / (given[-1] - given[0])
+        offset = ends[0] - factor * given[0]
+        fitted = np.sort(factor * given + offset)
+        spread = float(read[-1] - read[0])
+        if np.allclose(fitted, read, rtol=0.0, atol=_ALIKE * spread):
+            # To the very grid of training where nothing was folded.
+            if abs(factor - 1.0) < _ALIKE and abs(offset) < _ALIKE * spread:
+                return Scaling()
+            return Scaling(float(factor), float(offset))
+    return None
 
 
 def measured_ranges(

@@ -6,21 +6,17 @@ the order in which the file runs, and the layers in front of the first one that
 deviates are named.
 """
 
-import contextlib
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from fliqs_tf.export import agreement
-from fliqs_tf.export import litert
-from fliqs_tf.export import twin
 from fliqs_tf.export import weights
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.layer_inputs import inputs_of_layers
 from fliqs_tf.export.runner import Runner
 
 
@@ -41,7 +37,7 @@ def first_deviation(
         bounds: How large an RMS error counts.
     """
     sample = [array[:1] for array in arrays]
-    expected = _inputs_of_layers(reference, sample)
+    expected = inputs_of_layers(reference, sample)
     graph = Graph(content)
     runner = Runner(content, keeps_tensors=True)
     runner(sample)
@@ -109,29 +105,3 @@ def _layer_before(graph, tensor, readers) -> str:
         else:
             pending += [int(number) for number in operator.inputs]
     return readers[found][1] if found >= 0 else ""
-
-
-def _inputs_of_layers(model, arrays) -> dict[str, list[np.ndarray]]:
-    """Path -> inputs of the calls of each quantized layer."""
-    found: dict[str, list[np.ndarray]] = {}
-    with contextlib.ExitStack() as stack:
-        for path, layer in twin.fixed_layers(model).items():
-            stack.enter_context(_recorded(layer, found.setdefault(path, [])))
-        litert.call(model, [tf.convert_to_tensor(array) for array in arrays])
-    return found
-
-
-@contextlib.contextmanager
-def _recorded(layer, calls: list) -> Iterator[None]:
-    call = layer.call
-
-    def recording(inputs, *args, **kwargs):
-        calls.append(np.asarray(inputs))
-        return call(inputs, *args, **kwargs)
-
-    # Keras looks `call` up on the object, tracking apart.
-    object.__setattr__(layer, "call", recording)
-    try:
-        yield
-    finally:
-        object.__delattr__(layer, "call")

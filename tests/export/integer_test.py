@@ -6,6 +6,7 @@ from absl.testing import parameterized
 
 from fliqs_tf import convert
 from fliqs_tf.export import export_tflite
+from fliqs_tf.export import ranges
 from fliqs_tf.export import twin
 from fliqs_tf.export import weights
 from fliqs_tf.export.graph import Builtin
@@ -200,6 +201,44 @@ class DynamicTest(_IntegerTestCase):
         self.assertRegex(rows["stem"].stored_input, "at each call")
         self.assertEqual(rows["pointwise"].stored_type, "INT4 packed")
         self.assertEqual(rows["down"].stored_input, "FLOAT32 not rounded")
+
+
+class ScalingTest(_IntegerTestCase):
+    @parameterized.parameters(
+        # The converter folds these into the convolution, which then reads
+        # pixels; its range was learned on what the layer gets.
+        {"scale": 1 / 255, "offset": 0.0, "padding": "same"},
+        {"scale": -2.0, "offset": 0.0, "padding": "same"},
+        {"scale": 1 / 127.5, "offset": -1.0, "padding": "valid"},
+        {"scale": 1 / 127.5, "offset": -1.0, "padding": "same"},
+    )
+    def test_preprocessing_in_front(self, scale, offset, padding):
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Rescaling(scale, offset),
+                keras.layers.Conv2D(8, 3, padding=padding, name="stem"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10, name="logits"),
+            ]
+        )
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1))
+        pixels = pixels.astype("float32")
+        fixed = convert.to_fixed(model, {"stem": "int8", "logits": "int8"})
+        fixed(pixels, training=True)
+        report = export_tflite(fixed, self.path, "int8", pixels)
+        self.assertLess(report.verification.rms_error, 0.02)
+
+    def test_fits_a_scaling_or_none(self):
+        given = np.array([-1.0, 0.0, 0.2, 3.0], np.float32)
+        for factor, offset in ((255.0, 0.0), (-2.0, 0.0), (127.5, 127.5)):
+            found = ranges._fit(given, np.sort(factor * given + offset))
+            self.assertAlmostEqual(found.factor, factor, places=3)
+            self.assertAlmostEqual(found.offset, offset, places=3)
+        # The trained grid to the bit, whatever the order of summation was.
+        same = ranges._fit(given, given * np.float32(1 + 1e-6))
+        self.assertEqual(same, ranges.Scaling())
+        self.assertIsNone(ranges._fit(given, np.sort(given**3)))
 
 
 class RunnerTest(_IntegerTestCase):
