@@ -349,7 +349,9 @@ class ContainerWriter:
 
 
 def _holds(dtype, codes):
-    return np.array_equal(codes.astype(dtype).astype(np.float32), codes)
+    # What is too large becomes infinite, which is another value.
+    with np.errstate(over="ignore"):
+        return np.array_equal(codes.astype(dtype).astype(np.float32), codes)
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
