@@ -5,8 +5,8 @@ XLA makes them one. But it compiles anew for each shape (some 50 ms), so it gets
 only tensors that repay that within some dozens of steps. Results are the same
 to the bit either way.
 
-The only file below the programs that knows TensorFlow: Keras has no name for
-compiling a function of tensors.
+It knows TensorFlow because Keras has no name for compiling a function of
+tensors.
 """
 
 import functools

@@ -216,7 +216,10 @@ class InputQuantizer(FormatQuantizer):
         Args:
             weights: What `build` returned.
         """
-        return "updates" not in weights or float(weights["updates"]) > 0.0
+        if "updates" not in weights:
+            return True
+        # Also of a variable that replicas share, which is no number.
+        return float(ops.convert_to_numpy(weights["updates"])) > 0.0
 
     def codes(self, inputs, training, weights):
         """Returns float32 `(codes, scale)`; the scale is one number.

@@ -42,6 +42,7 @@ _ONLY_IN = {
         "fliqs_tf/callbacks.py",
         "fliqs_tf/datasets.py",
         "fliqs_tf/fusion.py",
+        "fliqs_tf/layers/calibration.py",
         "fliqs_tf/recalibrate.py",
         "fliqs_tf/search_model.py",
         "fliqs_tf/tfmot.py",

@@ -22,6 +22,7 @@ import keras
 from keras import ops
 
 from fliqs_tf.layers.base import searchable
+from fliqs_tf.layers.calibration import warn_if_uncalibrated
 from fliqs_tf.layers.children import exchange
 from fliqs_tf.layers.recurrent_cells import GRUCell
 from fliqs_tf.layers.recurrent_cells import LSTMCell
@@ -101,6 +102,8 @@ class _Recurrent(SearchableLayer):
             return keras.layers.RNN.inner_loop(
                 self, sequences, initial_state, mask, training
             )
+        if not training:
+            warn_if_uncalibrated(self)
         kernels = {}
         for operand in self.operands:
             codes, scale = self.kernel_codes(training, operand.kernel)

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from fliqs_tf.formats import get_format
+from fliqs_tf.layers.calibration import warn_if_uncalibrated
 from fliqs_tf.quantizers import IDENTITY
 from fliqs_tf.quantizers import InputQuantizer
 from fliqs_tf.quantizers import WeightQuantizer
@@ -242,9 +243,13 @@ class SearchableLayer(keras.layers.Layer):
         Until then a layer takes each tensor's own range, which a static export
         cannot.
         """
-        return self.input_quantizer is None or all(
-            self.input_quantizer.is_calibrated(state)
-            for state in self._input_states.values()
+        return (
+            self.input_quantizer is None
+            or self.input_quantizer.formats == (IDENTITY,)
+            or all(
+                self.input_quantizer.is_calibrated(state)
+                for state in self._input_states.values()
+            )
         )
 
     def quantized_kernel(
@@ -289,6 +294,8 @@ class SearchableLayer(keras.layers.Layer):
     def call(self, inputs, training=False):
         if self.is_float:
             return super().call(inputs)
+        if not training:
+            warn_if_uncalibrated(self)
         return self.compute(inputs, training)
 
     def compute(self, inputs, training):
