@@ -9,11 +9,13 @@ that change are exchanged in place (see `layers/composite.py`).
 import dataclasses
 import tempfile
 import types
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from fliqs_tf.layers.attention_product import AttentionProduct
 from fliqs_tf.layers.base import graph_of
 from fliqs_tf.layers.base import is_container
 from fliqs_tf.layers.base import parts
@@ -44,7 +46,30 @@ def copy_model(
         inputs and outputs, which become `keras.Model`.
     """
     layers = dict(walk(model))
-    copied = _Copier({id(layers[p]): keywords[p] for p in keywords})(model)
+    arguments = {id(layers[path]): keywords[path] for path in keywords}
+
+    def searchable(layer):
+        form = searchable_form(layer)
+        config = {**form.config_of(layer), **arguments[id(layer)]}
+        return form.from_config(config)
+
+    return copy_with(model, lambda layer: id(layer) in arguments, searchable)
+
+
+def copy_with(
+    model: keras.Model,
+    changes: Callable[[keras.layers.Layer], bool],
+    change: Callable[[keras.layers.Layer], keras.layers.Layer],
+) -> keras.Model:
+    """Copies a model; see `copy_model`.
+
+    Args:
+        model: Built model of any kind.
+        changes: Layer -> whether it gets another form.
+        change: Such a layer -> the other form, not built, with at least the
+            weights of the layer.
+    """
+    copied = _Copier(changes, change)(model)
     # From the outside inwards: what builds a layer may build those in it.
     for source, target in _pairs(model, copied):
         # Keras numbers the names of layers that a constructor makes.
@@ -60,8 +85,9 @@ def copy_model(
 class _Copier:
     """Copies layers, each once, however often it is met."""
 
-    def __init__(self, keywords):
-        self._keywords = keywords
+    def __init__(self, changes, change):
+        self._changes = changes
+        self._change = change
         self._copies: dict[int, tuple[Any, Any]] = {}
 
     def __call__(self, layer):
@@ -73,10 +99,8 @@ class _Copier:
     def _copy(self, layer):
         if not isinstance(layer, keras.layers.Layer):
             return _copy_operation(layer)
-        if id(layer) in self._keywords:
-            form = searchable_form(layer)
-            config = {**form.config_of(layer), **self._keywords[id(layer)]}
-            return form.from_config(config)
+        if self._changes(layer):
+            return self._change(layer)
         if graph_of(layer) is not None:
             return self._copy_graph(layer)
         changed = {}
@@ -84,7 +108,7 @@ class _Copier:
             changed = {
                 slot: self(child)
                 for slot, child in slots(layer).items()
-                if self._changes(child)
+                if self._changes_within(child)
             }
         plain = _from_config(layer)
         if plain is None:
@@ -96,12 +120,8 @@ class _Copier:
             return plain
         return compose(plain, changed) if changed else plain
 
-    def _changes(self, layer):
-        if id(layer) in self._keywords:
-            return True
-        return is_container(layer) and any(
-            id(inner) in self._keywords for _, inner in walk(layer)
-        )
+    def _changes_within(self, layer):
+        return any(map(self._changes, layer._flatten_layers()))
 
     def _copy_graph(self, model):
         if isinstance(model, keras.Sequential):
@@ -270,8 +290,14 @@ def _pairs(source, target):
 def _check_parts(source, target):
     if not is_container(source):
         return
+    # Attention whose products become layers has them besides.
     expected, found = (
-        [name for name, _ in parts(layer)] for layer in (source, target)
+        [
+            name
+            for name, part in parts(layer)
+            if not isinstance(part, AttentionProduct)
+        ]
+        for layer in (source, target)
     )
     if expected != found:
         raise ValueError(

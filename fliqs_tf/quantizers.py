@@ -218,8 +218,8 @@ class InputQuantizer(FormatQuantizer):
         """
         if "updates" not in weights:
             return True
-        # Also of a variable that replicas share, which is no number.
-        return float(ops.convert_to_numpy(weights["updates"])) > 0.0
+        # A sum, as a variable that replicas share is no number itself.
+        return float(weights["updates"] + 0.0) > 0.0
 
     def codes(self, inputs, training, weights):
         """Returns float32 `(codes, scale)`; the scale is one number.

@@ -78,9 +78,17 @@ class InputRounding:
             normalised codes; `None` for the absmax of the tensor at hand.
             Unscaled formats take none.
         slots: Where constants go that must not be folded.
+        returns_scale: Whether `codes` gives the scale of a running range, too,
+            for want of a kernel to multiply it in.
     """
 
-    def __init__(self, fmt: Format, scale: np.float32 | None, slots: Slots):
+    def __init__(
+        self,
+        fmt: Format,
+        scale: np.float32 | None,
+        slots: Slots,
+        returns_scale: bool = False,
+    ):
         if fmt.codebook or fmt.block_size:
             raise ValueError(
                 "`activations='fake_quant'` rounds inputs to integer and float "
@@ -89,6 +97,7 @@ class InputRounding:
             )
         self._fmt = fmt
         self._slots = slots
+        self._returns_scale = returns_scale
         self._step = np.float32(step_of(fmt))
         self._is_dynamic = fmt.is_scaled and scale is None
         if self._is_dynamic:
@@ -101,7 +110,7 @@ class InputRounding:
         """Returns float32 `(codes, scale)`.
 
         The scale of a running range is left to the kernel (1 is returned), as
-        it is a constant that can be multiplied in beforehand.
+        it is a constant that can be multiplied in beforehand, if there is one.
         """
         del training, weights
         scale = tf.constant(1.0)
@@ -112,7 +121,9 @@ class InputRounding:
                 scale *= self._step
             inputs = inputs / scale
         elif self._fmt.is_scaled:
-            inputs = inputs / self._slots.tensor(self._slot)
+            own = self._slots.tensor(self._slot)
+            inputs = inputs / own
+            scale = own if self._returns_scale else scale
         if self._fmt.is_integer:
             largest = levels_of(self._fmt)
             inputs = tf.clip_by_value(inputs, -largest, largest)

@@ -43,7 +43,7 @@ def weight_only_reference(model: keras.Model) -> keras.Model:
     )
     # The configuration of layers inside of others is not seen by the clone.
     for layer in fixed_layers(twin).values():
-        layer.input_quantizer = None
+        layer.drop_input_quantizers()
     return twin
 
 
@@ -130,7 +130,7 @@ def normalized_codes(
 
 def _make_constant(source, layer):
     """Gives `layer`, a clone of `source`, the effective kernels."""
-    for name in source.kernel_quantizers:
+    for name in source.kernels:
         codes, scale = normalized_codes(source, name)
         ones = np.ones_like(scale)
         layer.kernel_quantizers[name] = rounding.ConstantKernel(
@@ -140,11 +140,14 @@ def _make_constant(source, layer):
 
 def _substitute_quantizers(source, layer, slots):
     """Gives `layer`, a clone of `source`, quantizers that can be converted."""
-    if len(source.kernel_quantizers) > 1:
+    if not source.kernels:
+        _substitute_operands(source, layer, slots)
+        return
+    if len(source.kernels) > 1:
         raise ValueError(
             "`activations='fake_quant'` takes layers with one kernel. "
             f"Received: {type(source).__name__} {source.name!r} with "
-            f"{', '.join(source.kernel_quantizers)}. Use another mode."
+            f"{', '.join(source.kernels)}. Use another mode."
         )
     codes, scale = normalized_codes(source)
     (name,) = source.formats
@@ -154,14 +157,11 @@ def _substitute_quantizers(source, layer, slots):
     if not rounds_inputs(source):
         layer.input_quantizer = None
     else:
-        if source.input_quantizer.signedness != "symmetric":
-            raise ValueError(
-                "`activations='fake_quant'` rounds inputs to symmetric grids. "
-                f"Received: signedness={source.input_quantizer.signedness!r} "
-                f"in layer {source.name!r}. Use another mode."
-            )
+        _check_symmetric(source, source.input_quantizer)
         fmt = get_format(source.input_quantizer.formats[0])
-        input_scale = _running_scale(source)
+        input_scale = _running_scale(
+            source.input_quantizer, source._input_state
+        )
         layer.input_quantizer = rounding.InputRounding(fmt, input_scale, slots)
         if input_scale is not None:
             unit = rounding.step_of(fmt) if fmt.is_integer else 1.0
@@ -169,9 +169,38 @@ def _substitute_quantizers(source, layer, slots):
     layer.kernel_quantizer = rounding.ConstantKernel(codes, scale, slots)
 
 
-def _running_scale(layer) -> np.float32 | None:
+def _substitute_operands(source, layer, slots):
+    """The same for a product of activations, both of which are rounded."""
+    layer.drop_input_quantizers()
+    for (quantizer, state), place in zip(
+        source.input_ranges()[::-1], ("right", "left"), strict=False
+    ):
+        if quantizer.formats == ("fp32",):
+            continue
+        _check_symmetric(source, quantizer)
+        stand_in = rounding.InputRounding(
+            get_format(quantizer.formats[0]),
+            _running_scale(quantizer, state),
+            slots,
+            returns_scale=True,
+        )
+        if place == "right":
+            layer.kernel_quantizers = {place: stand_in}
+        else:
+            layer.input_quantizer = stand_in
+
+
+def _check_symmetric(layer, quantizer):
+    if quantizer.signedness != "symmetric":
+        raise ValueError(
+            "`activations='fake_quant'` rounds inputs to symmetric grids. "
+            f"Received: signedness={quantizer.signedness!r} in layer "
+            f"{layer.name!r}. Use another mode."
+        )
+
+
+def _running_scale(quantizer, state) -> np.float32 | None:
     """Scale of a running range, `None` where it comes from each tensor."""
-    quantizer, state = layer.input_quantizer, layer._input_state
     fmt = get_format(quantizer.formats[0])
     if not fmt.is_scaled or "range" not in state:
         return None

@@ -2,6 +2,7 @@
 
 from fliqs_tf.layers.attention import GroupQueryAttention
 from fliqs_tf.layers.attention import MultiHeadAttention
+from fliqs_tf.layers.attention_product import AttentionProduct
 from fliqs_tf.layers.base import searchable
 from fliqs_tf.layers.conv import Conv1D
 from fliqs_tf.layers.conv import Conv2D
@@ -28,6 +29,7 @@ GroupedQueryAttention = GroupQueryAttention
 __all__ = [
     "GRU",
     "LSTM",
+    "AttentionProduct",
     "Conv1D",
     "Conv1DTranspose",
     "Conv2D",

@@ -149,6 +149,11 @@ class SearchableLayer(keras.layers.Layer):
         return kernels, None if bias is None else tuple(bias.shape)
 
     @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels."""
+        return tuple(self.kernel_quantizers)
+
+    @property
     def kernel_quantizer(self):
         """Quantizer of the first kernel."""
         return next(iter(self.kernel_quantizers.values()))
@@ -163,9 +168,8 @@ class SearchableLayer(keras.layers.Layer):
 
     def _build_quantizers(self):
         """Creates the quantizers' variables, once the kernels are there."""
-        holder = self.holder(self)
         self._kernel_states = {
-            name: quantizer.build(getattr(holder, name).shape, name, self)
+            name: self._build_kernel(quantizer, name)
             for name, quantizer in self.kernel_quantizers.items()
         }
         self._input_states = {}
@@ -177,6 +181,11 @@ class SearchableLayer(keras.layers.Layer):
                 for operand in self.operands
                 if operand.inputs
             }
+
+    def _build_kernel(self, quantizer, name) -> dict:
+        return quantizer.build(
+            getattr(self.holder(self), name).shape, name, self
+        )
 
     def _build_input(self, quantizer, name) -> dict:
         return quantizer.build(None, name, self)
@@ -243,14 +252,26 @@ class SearchableLayer(keras.layers.Layer):
         Until then a layer takes each tensor's own range, which a static export
         cannot.
         """
-        return (
-            self.input_quantizer is None
-            or self.input_quantizer.formats == (IDENTITY,)
-            or all(
-                self.input_quantizer.is_calibrated(state)
-                for state in self._input_states.values()
-            )
+        return all(
+            # The exporter puts quantizers of its own in their place.
+            not isinstance(quantizer, InputQuantizer)
+            or quantizer.formats == (IDENTITY,)
+            or quantizer.is_calibrated(state)
+            for quantizer, state in self.input_ranges()
         )
+
+    def input_ranges(self) -> list[tuple[InputQuantizer, dict]]:
+        """Quantizers of activations, each with its state."""
+        if self.input_quantizer is None:
+            return []
+        return [
+            (self.input_quantizer, state)
+            for state in self._input_states.values()
+        ]
+
+    def drop_input_quantizers(self) -> None:
+        """Leaves activations unrounded from now on."""
+        self.input_quantizer = None
 
     def quantized_kernel(
         self, kernel: str | None = None

@@ -3,6 +3,7 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from fliqs_tf.attention_products import with_attention_products
 from fliqs_tf.export import export_tflite
 from tests.export import small_models
 
@@ -64,6 +65,25 @@ class LayerKindsTest(parameterized.TestCase):
     def test_several_kernels_have_no_training_arithmetic(self, kind):
         with self.assertRaisesRegex(ValueError, "layers with one kernel"):
             self._export(kind, "fake_quant")
+
+    def test_products_of_attention(self):
+        model = with_attention_products(_attention())
+        random = np.random.default_rng(0)
+        data = random.standard_normal((20, *_SEQUENCE)).astype("float32")
+        model = small_models.fixed(model, "int4", data)
+        for activations in ("float", "fake_quant"):
+            report = export_tflite(model, self.path, activations, data)
+            self.assertLess(report.max_relative_error, 2e-6)
+            rows = {row.path: row for row in report.layers}
+            row = rows["layer/scores"]
+            self.assertEqual(row.stored_type, "none")
+            expected = "rounded to int4"
+            if activations == "float":
+                expected = "not rounded"
+            self.assertIn(expected, row.stored_input)
+        for activations in ("int8", "int16", "dynamic"):
+            with self.assertRaisesRegex(ValueError, "float and fake_quant"):
+                export_tflite(model, self.path, activations, data)
 
     def test_embedding_is_exact_but_not_small(self):
         indices = keras.Input((6,), dtype="int32")
