@@ -51,8 +51,9 @@ INPUT_RANGE = flags.DEFINE_enum(
     "input_range",
     DEFAULTS["input_range"],
     list(RANGES),
-    "Where the scale of a layer's inputs comes from: a running average of "
-    "their absmax, or the absmax of the batch at hand.",
+    "Where the scale of a layer's inputs comes from: dynamic, the absmax of "
+    "the batch at hand; ema, a running average of that; percentile, a running "
+    "average that leaves the outermost 0.1% out; lsq, learned like a weight.",
 )
 EPOCHS = flags.DEFINE_integer(
     "epochs",

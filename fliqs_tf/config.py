@@ -31,7 +31,8 @@ class TrainConfig:
             new `model`; `None` for none.
         formats: Format of all layers (`"fp32"` for a float model), or the path
             of an assignment file.
-        input_range: `"ema"` or `"dynamic"`, see `fliqs.to_searchable`.
+        input_range: `"ema"`, `"dynamic"`, `"percentile"` or `"lsq"`, see
+            `fliqs.to_searchable`.
         epochs: Epochs of the whole run. 0 trains nothing, which makes sense
             for a model from a file only.
         batch_size: Samples a step.

@@ -172,8 +172,8 @@ def quantize_blocks(
 def _straight_through(kernel, x, row, scale, options, divisor, clips):
     """Calls `kernel(x, row, scale, *options)` with the gradient `1 / divisor`.
 
-    Zero where `x / scale` is beyond the bounds, if the scale clips; `None` for a
-    divisor of 1.
+    Zero where `x / scale` is beyond the bounds, if the scale clips. The divisor
+    `None` is 1.
     """
 
     @ops.custom_gradient
