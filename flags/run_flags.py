@@ -81,7 +81,7 @@ LEARNING_RATE = flags.DEFINE_float(
 WEIGHT_DECAY = flags.DEFINE_float(
     "weight_decay",
     DEFAULTS["weight_decay"],
-    "Decoupled weight decay, without biases and norms.",
+    "Decoupled weight decay, without biases, norms and learned ranges.",
     lower_bound=0.0,
     upper_bound=1.0,
 )

@@ -45,7 +45,8 @@ class TrainConfig:
             `"constant"`, see `fliqs_tf.recipes.Schedule`.
         schedule_decay: Factor of the exponential schedule and of the steps.
         schedule_epochs: Epochs between two of its decays.
-        weight_decay: Decoupled weight decay, without biases and norms.
+        weight_decay: Decoupled weight decay, without biases, norms and learned
+            ranges.
         clip_norm: Largest norm of all gradients together; 0 for no bound.
         weight_ema: Momentum of a moving average of the weights, which the
             trained model has in the end; 0 for none.
