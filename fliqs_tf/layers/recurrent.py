@@ -24,10 +24,10 @@ from keras import ops
 from fliqs_tf.layers.base import searchable
 from fliqs_tf.layers.calibration import warn_if_uncalibrated
 from fliqs_tf.layers.children import exchange
+from fliqs_tf.layers.quantized_operands import Operand
 from fliqs_tf.layers.recurrent_cells import GRUCell
 from fliqs_tf.layers.recurrent_cells import LSTMCell
 from fliqs_tf.layers.recurrent_cells import SimpleRNNCell
-from fliqs_tf.layers.searchable_layer import Operand
 from fliqs_tf.layers.searchable_layer import SearchableLayer
 from fliqs_tf.quantizers import InputQuantizer
 

@@ -6,6 +6,7 @@ from absl.testing import parameterized
 
 from fliqs_tf import layers
 from tests.layers import layer_contract
+from tests.layers.numpy_convolution import convolve
 
 
 class DepthwiseConv2DTest(layer_contract.LayerContract, parameterized.TestCase):
@@ -33,7 +34,7 @@ class DepthwiseConv2DTest(layer_contract.LayerContract, parameterized.TestCase):
         # A group for each channel; its outputs stand side by side.
         height, width, channels, multiplier = kernel.shape
         first = layer.data_format == "channels_first"
-        outputs = layer_contract.convolve(
+        outputs = convolve(
             x.transpose(0, 2, 3, 1) if first else x,
             kernel.reshape(height, width, 1, channels * multiplier),
             layer.strides,
