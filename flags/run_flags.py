@@ -53,9 +53,9 @@ INPUT_RANGE = flags.DEFINE_enum(
     "input_range",
     DEFAULTS["input_range"],
     list(RANGES),
-    "Where the scale of a layer's inputs comes from: the absmax of the batch "
-    "at hand (dynamic), a running average of it (ema), one of the 99.9th "
-    "percentile, or a range that is learned (lsq).",
+    "Where the scale of a layer's inputs comes from: dynamic, the absmax of "
+    "the batch at hand; ema, a running average of that; percentile, a running "
+    "average that leaves the outermost 0.1% out; lsq, learned like a weight.",
 )
 INPUT_SIGNEDNESS = flags.DEFINE_enum(
     "input_signedness",
@@ -91,7 +91,7 @@ LEARNING_RATE = flags.DEFINE_float(
 WEIGHT_DECAY = flags.DEFINE_float(
     "weight_decay",
     DEFAULTS["weight_decay"],
-    "Decoupled weight decay, without biases and norms.",
+    "Decoupled weight decay, without biases, norms and learned ranges.",
     lower_bound=0.0,
     upper_bound=1.0,
 )

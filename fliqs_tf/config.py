@@ -51,7 +51,7 @@ class TrainConfig:
             of a new `model`; `None` for none.
         formats: Format of all layers (`"fp32"` for a float model), or the path
             of an assignment file.
-        input_range: Where the scale of inputs comes from, see
+        input_range: `"ema"`, `"dynamic"`, `"percentile"` or `"lsq"`, see
             `fliqs.to_searchable`.
         input_signedness: Grids of integer inputs, see there.
         epochs: Epochs of the whole run. 0 trains nothing, which makes sense
@@ -66,7 +66,8 @@ class TrainConfig:
             `"constant"`, see `fliqs_tf.recipes.Schedule`.
         schedule_decay: Factor of the exponential schedule and of the steps.
         schedule_epochs: Epochs between two of its decays.
-        weight_decay: Decoupled weight decay, without biases and norms.
+        weight_decay: Decoupled weight decay, without biases, norms and learned
+            ranges.
         clip_norm: Largest norm of all gradients together; 0 for no bound.
         weight_ema: Momentum of a moving average of the weights, which the
             trained model has in the end; 0 for none.

@@ -13,6 +13,9 @@ from typing import Any
 import keras
 
 from fliqs_tf.assignment import Assignment
+from fliqs_tf.attention_products import PRODUCT
+from fliqs_tf.attention_products import has_attention
+from fliqs_tf.attention_products import with_attention_products
 from fliqs_tf.layers.base import is_container
 from fliqs_tf.layers.base import kind_of
 from fliqs_tf.layers.base import searchable_form
@@ -161,6 +164,11 @@ def to_fixed(
     _check_model(model)
     if not isinstance(assignment, Assignment):
         assignment = Assignment(assignment)
+    known = searchable_layers(model)
+    lacking = [p for p in assignment if p not in known and PRODUCT.fullmatch(p)]
+    if lacking and has_attention(model):
+        # Found in a model whose attention has products, which this one lacks.
+        model = with_attention_products(model)
     check_assignment(model, assignment)
     layers = dict(walk(model))
     keywords = {}

@@ -43,6 +43,7 @@ _ONLY_IN = {
         "fliqs_tf/callbacks.py",
         "fliqs_tf/datasets.py",
         "fliqs_tf/fusion.py",
+        "fliqs_tf/layers/calibration.py",
         "fliqs_tf/preprocessing.py",
         "fliqs_tf/recalibrate.py",
         "fliqs_tf/search_model.py",

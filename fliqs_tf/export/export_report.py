@@ -127,6 +127,18 @@ def read_layer(
     weight_format, input_format = asked_formats(layer)
     fmt = get_format(weight_format)
     kernels, _ = layer.shapes(layer)
+    if not kernels:
+        return LayerReport(
+            path=path,
+            kind=type(layer).__name__,
+            weight_format=fmt.name,
+            input_format=input_format,
+            stored_type=_MISSING,
+            stored_input=_stored_input(graph, None, input_format, activations),
+            weight_bytes=0,
+            theoretical_bytes=0,
+            why="a product of activations has no weights",
+        )
     count = sum(math.prod(shape) for shape, _ in kernels)
     tensors = weights.stored_tensors(graph, path)
     stored = sum(graph.size(tensor) for tensor in tensors)

@@ -94,6 +94,7 @@ def convert(
         _kernel(path, layer, operand)
         for path, layer in layers.items()
         for operand in layer.operands_of(layer)
+        if operand.kernel in layer.kernels
     ]
     slots = Slots()
     if activations == "fake_quant":
@@ -150,6 +151,22 @@ def _integer(graph, fixed, kernels, bits, samples):
         if not twin.rounds_inputs(layer)
     ]
     return integer.quantize(graph, matches, float_paths, found, bits)
+
+
+def check_products(fixed: keras.Model, activations: str) -> None:
+    """Raises a `ValueError` if a mode lacks quantized products of attention."""
+    products = [
+        path
+        for path, layer in twin.fixed_layers(fixed).items()
+        if not layer.kernels
+    ]
+    if products and activations not in ("float", "fake_quant"):
+        raise ValueError(
+            "Quantized products of attention are exported in the modes float "
+            f"and fake_quant. Received: activations={activations!r}, products "
+            f"{products}. Choose one of these, or fix the same formats to the "
+            "model without `fliqs.with_attention_products`."
+        )
 
 
 def check_ranges(fixed: keras.Model, activations: str) -> None:

@@ -96,9 +96,17 @@ class InputRounding:
         grid: Grid of a running range; `None` for the absmax of the tensor at
             hand. Unscaled formats have none.
         slots: Where constants go that must not be folded.
+        returns_scale: Whether `codes` gives the scale of a running range, too,
+            for want of a kernel to multiply it in.
     """
 
-    def __init__(self, fmt: Format, grid: Grid | None, slots: Slots):
+    def __init__(
+        self,
+        fmt: Format,
+        grid: Grid | None,
+        slots: Slots,
+        returns_scale: bool = False,
+    ):
         if fmt.codebook or fmt.block_size:
             raise ValueError(
                 "`activations='fake_quant'` rounds inputs to integer and float "
@@ -107,6 +115,7 @@ class InputRounding:
             )
         self._fmt = fmt
         self._slots = slots
+        self._returns_scale = returns_scale
         self._step = np.float32(step_of(fmt) if grid is None else grid.step)
         self._bounds = -levels_of(fmt), levels_of(fmt)
         self._is_dynamic = fmt.is_scaled and grid is None
@@ -127,7 +136,7 @@ class InputRounding:
         """Returns float32 `(codes, scale)`.
 
         The scale of a running range is left to the kernel (1 is returned), as
-        it is a constant that can be multiplied in beforehand.
+        it is a constant that can be multiplied in beforehand, if there is one.
         """
         del training, weights
         scale = tf.constant(1.0)
@@ -138,7 +147,9 @@ class InputRounding:
                 scale *= self._step
             inputs = inputs / scale
         elif self._fmt.is_scaled:
-            inputs = inputs / self._slots.tensor(self._slot)
+            own = self._slots.tensor(self._slot)
+            inputs = inputs / own
+            scale = own if self._returns_scale else scale
         if self._fmt.is_integer:
             inputs = tf.clip_by_value(inputs, *self._bounds)
             return tf.round(inputs), scale

@@ -117,6 +117,7 @@ def export_tflite(
     checks.check_model(fixed)
     checks.check_choice("activations", activations, ACTIVATIONS)
     checks.check_choice("containers", containers, CONTAINERS)
+    modes.check_products(fixed, activations)
     modes.check_ranges(fixed, activations)
     fixed = twin.uncompiled(fixed)
     head, batches, data = _batches(verify_data, fixed)

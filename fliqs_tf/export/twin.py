@@ -41,9 +41,7 @@ def weight_only_reference(model: keras.Model) -> keras.Model:
     """The fixed model with its input quantizers switched off."""
     twin = _clone(model, lambda layer: None)
     for layer in fixed_layers(twin).values():
-        layer.input_quantizer = None
-        if hasattr(layer, "_state_quantizer"):
-            layer._state_quantizer = None
+        layer.drop_input_quantizers()
     return twin
 
 
@@ -173,7 +171,7 @@ def normalized_codes(
 
 def _make_constant(source, layer):
     """Gives `layer`, a clone of `source`, the effective kernels."""
-    for name in source.kernel_quantizers:
+    for name in source.kernels:
         codes, scale = normalized_codes(source, name)
         ones = np.ones_like(scale)
         layer.kernel_quantizers[name] = rounding.ConstantKernel(
@@ -183,6 +181,9 @@ def _make_constant(source, layer):
 
 def _substitute_quantizers(source, layer, slots):
     """Gives `layer`, a clone of `source`, quantizers that can be converted."""
+    if not source.kernels:
+        _substitute_operands(source, layer, slots)
+        return
     is_recurrent = isinstance(layer, keras.layers.RNN)
     fmt = get_format(source.formats[0])
     step = np.float32(rounding.step_of(fmt))
@@ -213,20 +214,44 @@ def _substitute_quantizers(source, layer, slots):
             layer._round_state = lambda state: round_state(state, False, {})
 
 
+def _substitute_operands(source, layer, slots):
+    """The same for a product of activations, both of which are rounded."""
+    layer.drop_input_quantizers()
+    for (quantizer, state), place in zip(
+        source.input_ranges()[::-1], ("right", "left"), strict=False
+    ):
+        if quantizer.formats == ("fp32",):
+            continue
+        stand_in = rounding.InputRounding(
+            get_format(quantizer.formats[0]),
+            _running_grid(source, quantizer, state),
+            slots,
+            returns_scale=True,
+        )
+        if place == "right":
+            layer.kernel_quantizers = {place: stand_in}
+        else:
+            layer.input_quantizer = stand_in
+
+
 def _grid(layer, name) -> rounding.Grid | None:
     """Grid of a running range, `None` where it comes from each tensor."""
     quantizer, state = layer.input_quantizer, layer._input_states[name]
-    fmt = get_format(quantizer.formats[0])
-    if not fmt.is_scaled:
-        return None
     if name == "state":
         if not layer._is_bounded:
             return None
-        quantizer = layer._state_quantizer
         one = np.ones((), np.float32)
         state = {**state, "range": one, "updates": one}
+        return _running_grid(layer, layer._state_quantizer, state)
+    return _running_grid(layer, quantizer, state)
+
+
+def _running_grid(layer, quantizer, state) -> rounding.Grid | None:
+    fmt = get_format(quantizer.formats[0])
+    if not fmt.is_scaled:
+        return None
     # A range that saw no data is taken from each tensor, as the layer does.
-    elif "range" not in state or float(state["updates"]) == 0.0:
+    if "range" not in state or float(state["updates"]) == 0.0:
         if quantizer.signedness != "symmetric":
             raise ValueError(
                 "`activations='fake_quant'` takes ranges of each tensor for "

@@ -6,6 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from fliqs_tf import convert
+from fliqs_tf.attention_products import with_attention_products
 from fliqs_tf.export import export_tflite
 from fliqs_tf.export import inspect
 from tests.export import small_models
@@ -128,6 +129,27 @@ class LayerKindsTest(parameterized.TestCase):
     def test_int8(self, kind):
         report = self._export(kind, "int8")
         self.assertLess(report.verification.rms_error, 0.04)
+
+    def test_products_of_attention(self):
+        model = with_attention_products(
+            _attended(_L.MultiHeadAttention(2, 4, name="layer"))
+        )
+        random = np.random.default_rng(0)
+        data = random.standard_normal((20, *_SEQUENCE)).astype("float32")
+        model = small_models.fixed(model, "int4", data)
+        for activations in ("float", "fake_quant"):
+            report = export_tflite(model, self.path, activations, data)
+            self.assertLess(report.max_relative_error, 2e-6)
+            rows = {row.path: row for row in report.layers}
+            row = rows["layer/scores"]
+            self.assertEqual(row.stored_type, "none")
+            expected = "rounded to int4"
+            if activations == "float":
+                expected = "not rounded"
+            self.assertIn(expected, row.stored_input)
+        for activations in ("int8", "int16", "dynamic"):
+            with self.assertRaisesRegex(ValueError, "float and fake_quant"):
+                export_tflite(model, self.path, activations, data)
 
     @parameterized.parameters("attention", "conv2d", "lstm", "separable2d")
     def test_int16(self, kind):
