@@ -15,6 +15,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
+from fliqs_tf.export import serialization
+
 TensorType = schema.TensorType
 Builtin = schema.BuiltinOperator
 
@@ -352,7 +354,7 @@ class Graph:
         self._graph.operators = self._prologue + self._graph.operators
         self._prologue = []
         self._drop_unused()
-        return bytes(flatbuffer_utils.convert_object_to_bytearray(self._model))
+        return serialization.to_bytes(self._model)
 
     def _drop_unused(self):
         used = set(self._graph.inputs) | set(self._graph.outputs)
