@@ -31,6 +31,10 @@ MEASURES = (
 )
 
 
+# Models that a run reads. A result holds their names, as it may be moved.
+_FILES = ("model_file", "teacher")
+
+
 class Study:
     """Runs that differ in method, target and seed only, and their results.
 
@@ -119,7 +123,8 @@ class Study:
         path = self.result_path(config)
         if not path.exists():
             return False
-        differences = config.differences(read_json(path)["config"])
+        stored = read_json(path)["config"]
+        differences = _without_folders(config).differences(stored)
         if differences:
             changed = [
                 f"{name}={own!r} (there: {there!r})"
@@ -145,7 +150,7 @@ class Study:
         Args:
             config: The run.
             report: What its `report.json` holds. The result leaves out the
-                history of the epochs, and where the run was.
+                history of the epochs, and where the run and its files were.
         """
         layers = {
             row["path"]: {
@@ -160,7 +165,7 @@ class Study:
             {
                 "config": {
                     key: value
-                    for key, value in report["config"].items()
+                    for key, value in _without_folders(config).to_dict().items()
                     if key not in PLACES
                 },
                 "versions": report["versions"],
@@ -246,6 +251,16 @@ def summarize(results: Iterable[Mapping]) -> list[dict]:
             row[name] = _mean_and_deviation([item.get(name) for item in group])
         rows.append(row)
     return rows
+
+
+def _without_folders(config):
+    """The same configuration, of its files the names only."""
+    names = {
+        field: pathlib.PurePath(path).name
+        for field in _FILES
+        if (path := getattr(config, field)) is not None
+    }
+    return dataclasses.replace(config, **names)
 
 
 def _method(config):

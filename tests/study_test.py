@@ -101,13 +101,21 @@ class StudyTest(parameterized.TestCase):
             self.base.override(settings)
 
     def test_results_are_small_and_name_no_place(self):
-        study = self._study(data_dir="/secret")
+        study = self._study(data_dir="/secret", model_file="/secret/m.h5")
         config = study.runs[0]
         study.add(config, _report(config))
         text = study.result_path(config).read_text("utf-8")
         self.assertNotIn("/secret", text)
         self.assertNotIn(str(self.root), text)
         self.assertNotIn("history", text)
+        self.assertIn("m.h5", text)
+        self.assertTrue(study.is_finished(config))
+        elsewhere = dataclasses.replace(config, model_file="models/m.h5")
+        self.assertTrue(study.is_finished(elsewhere))
+        with self.assertRaisesRegex(ValueError, "model_file='other.h5'"):
+            study.is_finished(
+                dataclasses.replace(config, model_file="other.h5")
+            )
         self.assertEqual(
             study.result(config)["formats"],
             {"stem": {"weight": "int4", "input": "int8"}},
