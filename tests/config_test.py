@@ -12,7 +12,7 @@ class ConfigTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"run_dir": ""}, "run_dir"),
         ({"optimizer": "lion"}, "optimizer='lion'"),
-        ({"activations": "int8"}, "activations='int8'"),
+        ({"activations": "int4"}, "activations='int4'"),
         ({"epochs": 0}, "epochs=0"),
         ({"epochs": -1, "model_file": "m.keras"}, "epochs=-1"),
         ({"batch_size": 0}, "batch_size=0"),
