@@ -1,7 +1,9 @@
 """Files of plain data, never half-written."""
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -12,8 +14,23 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def write_json(path: str | os.PathLike, data: Any) -> None:
-    """Writes a JSON file beside, then puts it in place at once."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
+    """Writes a JSON file beside, then puts it in place at once.
+
+    Numbers that JSON lacks, NaN and the infinities, become `null`.
+    """
+    text = json.dumps(finite(data), indent=2, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def finite(data: Any) -> Any:
+    """Plain data with `None` for numbers that are not finite."""
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 from unittest import mock
 
@@ -16,6 +17,15 @@ class FilesTest(absltest.TestCase):
         data = {"accuracy": 0.5, "name": "Größe", "none": None, "list": [1]}
         files.write_json(self.path, data)
         self.assertEqual(files.read_json(self.path), data)
+
+    def test_what_json_cannot_say_is_null(self):
+        data = {"a": [float("inf"), 1.0], "b": ({"c": float("nan")}, 2)}
+        files.write_json(self.path, data)
+        with open(self.path, encoding="utf-8") as file:
+            text = file.read()
+        self.assertEqual(
+            json.loads(text), {"a": [None, 1.0], "b": [{"c": None}, 2]}
+        )
 
     def test_data_that_is_no_json_leaves_the_old_file(self):
         files.write_json(self.path, {"old": 1})

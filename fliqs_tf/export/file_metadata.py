@@ -13,6 +13,7 @@ from typing import Any
 
 from fliqs_tf.export.agreement import Agreement
 from fliqs_tf.export.graph import Graph
+from fliqs_tf.files import finite
 
 NAME = "fliqs_tf"
 _LAYOUT = 1
@@ -45,7 +46,7 @@ def attach(
         "passed": all(found.passed for found in agreements.values()),
         "mismatch_allowed": mismatch_allowed,
         "agreements": {
-            name: _finite(dataclasses.asdict(found))
+            name: finite(dataclasses.asdict(found))
             for name, found in agreements.items()
         },
         "assignment": {path: list(pair) for path, pair in assignment.items()},
@@ -71,13 +72,3 @@ def _version(package) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _finite(values):
-    """JSON has no infinity: `None` for what is not bounded or overflowed."""
-    return {
-        key: None
-        if isinstance(value, float) and abs(value) == float("inf")
-        else value
-        for key, value in values.items()
-    }
