@@ -15,7 +15,7 @@ from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
 from fliqs_tf.layers.base import SearchableLayer
 
-_MISSING = "none"
+MISSING = "none"
 # The type that codes into a table have; no weight is stored as plain UINT8.
 _INDEX_TYPE = "UINT8"
 
@@ -158,7 +158,7 @@ def float32_bytes(model: keras.Model) -> int:
 
 def _stored_type(types, bits):
     if not types:
-        return _MISSING
+        return MISSING
     name = "/".join(sorted(types))
     if name == _INDEX_TYPE:
         return f"{name} table of {bits}-bit codes"
@@ -185,7 +185,7 @@ def _stored_input(graph, reader, input_format, activations):
 
 
 def _why(fmt: Format, stored_type: str, bits: int) -> str:
-    if stored_type == _MISSING:
+    if stored_type == MISSING:
         return "The converter left no constant that equals this kernel."
     if bits == fmt.bits:
         return ""

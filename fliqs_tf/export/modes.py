@@ -88,12 +88,7 @@ def convert(
         containers: Kind of containers of the weights that stay in float.
         samples: Inputs to measure ranges on that training did not learn.
     """
-    layers = twin.fixed_layers(fixed)
-    kernels = [
-        _kernel(path, layer, name)
-        for path, layer in layers.items()
-        for name in layer.kernel_quantizers
-    ]
+    kernels = kernels_of(fixed)
     slots = Slots()
     if activations == "fake_quant":
         model = twin.fake_quant_twin(fixed, slots)
@@ -106,6 +101,15 @@ def convert(
     weights.store(graph, kernels, containers)
     graph.shorten_names()
     return graph
+
+
+def kernels_of(fixed: keras.Model) -> list[weights.Kernel]:
+    """What is known about the weights of a fixed model."""
+    return [
+        _kernel(path, layer, name)
+        for path, layer in twin.fixed_layers(fixed).items()
+        for name in layer.kernel_quantizers
+    ]
 
 
 def _kernel(path, layer, name) -> weights.Kernel:
@@ -140,8 +144,12 @@ def _integer(graph, fixed, kernels, bits, samples):
 
 def check_ranges(fixed: keras.Model, activations: str) -> None:
     """Raises a `ValueError` if a static mode lacks ranges."""
-    if activations not in _STATIC_BITS:
-        return
+    if activations in _STATIC_BITS:
+        check_learned_ranges(fixed, activations)
+
+
+def check_learned_ranges(fixed: keras.Model, activations: str) -> None:
+    """Raises a `ValueError` if an input range saw no data."""
     missing = [
         path
         for path, bound in twin.learned_ranges(fixed).items()

@@ -40,7 +40,7 @@ def first_deviation(
         bounds: How large an RMS error counts.
     """
     sample = [array[:1] for array in arrays]
-    expected = _inputs_of_layers(reference, sample)
+    expected = layer_inputs(reference, sample)
     graph = Graph(content)
     runner = Runner(content, keeps_tensors=True)
     runner(sample)
@@ -105,7 +105,9 @@ def _layer_before(graph, tensor, readers) -> str:
     return readers[found][1] if found >= 0 else ""
 
 
-def _inputs_of_layers(model, arrays) -> dict[str, list[np.ndarray]]:
+def layer_inputs(
+    model: keras.Model, arrays: Sequence[np.ndarray]
+) -> dict[str, list[np.ndarray]]:
     """Path -> inputs of the calls of each quantized layer."""
     found: dict[str, list[np.ndarray]] = {}
     with contextlib.ExitStack() as stack:

@@ -6,6 +6,7 @@ for what is named below. The fixed model itself is never changed.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -91,6 +92,28 @@ def float_twin(model: keras.Model) -> keras.Model:
     sources = fixed_layers(model)
     for path, layer in fixed_layers(twin).items():
         _make_constant(sources[path], layer)
+    return twin
+
+
+def marked_twin(
+    model: keras.Model,
+    input_quantizer: Callable[[str, SearchableLayer], Any],
+) -> keras.Model:
+    """Effective weights as plain constants, inputs rounded by others.
+
+    Args:
+        model: Fixed model.
+        input_quantizer: Path and layer -> what stands in for its quantizer,
+            for layers that round their inputs.
+    """
+    twin = _clone(model, lambda layer: None)
+    sources = fixed_layers(model)
+    for path, layer in fixed_layers(twin).items():
+        _make_constant(sources[path], layer)
+        is_rounded = rounds_inputs(sources[path])
+        layer.input_quantizer = (
+            input_quantizer(path, layer) if is_rounded else None
+        )
     return twin
 
 
