@@ -19,7 +19,6 @@ from fliqs_tf.export import onnx_weights
 from fliqs_tf.export import partial_file
 from fliqs_tf.export import twin
 from fliqs_tf.export import verify
-from fliqs_tf.export.agreement import ACCURACY
 from fliqs_tf.export.agreement import RMS
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.export_report import ExportReport
@@ -31,8 +30,9 @@ from fliqs_tf.formats import get_format
 ACTIVATIONS = ("float", "fake_quant")
 # The only kind there is here, in the words of `export_tflite`.
 CONTAINERS = "small"
-# Sums in another order than in training: a last bit carries a few values
-# across a rounding boundary of the next layer.
+# Operands are scaled before they are multiplied, not after as in training: a
+# last bit may carry a value across a rounding boundary of the next layer, and
+# deep networks of few bits amplify that. Networks measured had errors of 1e-7.
 RMS_TOLERANCE = 0.02
 
 
@@ -86,8 +86,7 @@ def export_onnx(
         tolerance: Largest error. In `"float"` of any value relative to the
             largest magnitude of its output, and the argmax must agree (default
             1e-4). In `"fake_quant"` the RMS of the error relative to that of
-            the output; by default 0.02 where there are no labels, and the
-            accuracy alone decides where there are.
+            the output (default 0.02).
         allow_mismatch: Whether to keep a file outside the tolerances.
         accuracy_drop: Largest loss of accuracy in `"fake_quant"`, as a
             fraction; needs labels.
@@ -170,10 +169,8 @@ def export_onnx(
 def _references(fixed, activations, tolerance, accuracy_drop):
     if activations == "float":
         return modes.references(fixed, "float", tolerance, accuracy_drop)
-    if tolerance is None:
-        bounds = Bounds(RMS_TOLERANCE, ACCURACY, accuracy_drop)
-    else:
-        bounds = Bounds(tolerance, RMS, accuracy_drop)
+    limit = RMS_TOLERANCE if tolerance is None else tolerance
+    bounds = Bounds(limit, RMS, accuracy_drop)
     return {"verification": (twin.float32_reference(fixed), bounds)}
 
 

@@ -5,7 +5,10 @@ an optional dependency: only functions here and in the other `onnx_` files
 import it.
 """
 
+import contextlib
 import importlib
+import logging
+import warnings
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -107,6 +110,22 @@ class OnnxGraph:
         self.nodes.insert(list(self.nodes).index(before), node)
         return output
 
+    def add_behind(self, node, kind: str, operand: np.ndarray) -> None:
+        """Adds an operator between a node's output and what reads it.
+
+        Args:
+            node: The node, an object of the graph, with one output.
+            kind: Operator with two inputs.
+            operand: The second one, a constant.
+        """
+        from onnx import helper
+
+        (output,) = node.output
+        node.output[0] = self._unused(f"{output}/{kind}")
+        inputs = [node.output[0], self.add_constant(f"{output}/b", operand)]
+        added = helper.make_node(kind, inputs, [output], name=output)
+        self.nodes.insert(list(self.nodes).index(node) + 1, added)
+
     def remove(self, node, instead: str) -> None:
         """Removes a node; what read its output reads `instead`."""
         (output,) = node.output
@@ -129,11 +148,15 @@ class OnnxGraph:
         while True:
             (output,) = node.output
             readers = [n for n in self.nodes if output in n.input]
+            for reader in readers:
+                if reader.op_type == "Shape":
+                    reader.input[0] = node.input[0]
+            readers = [n for n in readers if n.op_type != "Shape"]
             if len(readers) != 1 or readers[0].op_type not in kinds:
                 return node
             (reader,) = readers
-            reader.input[0] = node.input[0]
             (moved,) = reader.output
+            reader.input[0] = node.input[0]
             reader.output[0], node.output[0] = self._unused(moved), moved
             node.input[0] = reader.output[0]
             position = list(self.nodes).index(reader)
@@ -233,17 +256,27 @@ def convert(model: keras.Model, named_after: keras.Model) -> OnnxGraph:
         ValueError: If ONNX has no operator for some layer.
     """
     import tf2onnx
-    from keras.src.export.tf2onnx_lib import patch_tf2onnx
 
     def serve(*tensors):
-        return litert.call(model, tensors)
+        # As if without `tf.function`: Keras puts convolutions of groups into
+        # one that XLA compiles, which tf2onnx cannot open.
+        before = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(True)
+        try:
+            return litert.call(model, tensors)
+        finally:
+            tf.config.run_functions_eagerly(before)
 
     specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in model.inputs]
     function = tf.function(serve, autograph=False, input_signature=specs)
     function_inputs = [spec.name for spec in specs]
-    # For NumPy 2, which tf2onnx 1.17 does not know.
-    patch_tf2onnx()
-    proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET)
+    with warnings.catch_warnings():
+        # For NumPy 2, which tf2onnx 1.17 does not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        keras.src.export.tf2onnx_lib.patch_tf2onnx()
+    # It logs what is an error here, each operator in a line.
+    with _quiet(logging.getLogger("tf2onnx")):
+        proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET)
     graph = OnnxGraph(proto)
     source = function.get_concrete_function().graph
     _check_operators(graph, source, model)
@@ -255,13 +288,23 @@ def convert(model: keras.Model, named_after: keras.Model) -> OnnxGraph:
     return graph
 
 
+@contextlib.contextmanager
+def _quiet(logger):
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _check_operators(graph, source, model):
     """Raises for what tf2onnx left as it was, which it only logs."""
     from onnx import defs
 
     kinds = {
         node.op_type
-        for node in graph.nodes
+        for node in _all_nodes(graph.nodes)
         if not defs.has(node.op_type, node.domain)
     }
     if kinds:
@@ -271,6 +314,14 @@ def _check_operators(graph, source, model):
             f"model={model.name!r}, in which tf2onnx refused "
             f"{', '.join(found)}. Replace it, or leave it outside of the model."
         )
+
+
+def _all_nodes(nodes):
+    """Nodes, and those of the graphs in their attributes."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _all_nodes(attribute.g.node)
 
 
 def _inner_names(node):

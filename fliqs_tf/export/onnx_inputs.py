@@ -16,6 +16,7 @@ Other formats have no type in ONNX.
 """
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +27,6 @@ from fliqs_tf.export.onnx_graph import numpy_type
 from fliqs_tf.export.onnx_graph import type_number
 from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
-from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.quantizers import InputQuantizer
 
 # Slopes of the marks: 2^23, 2^23 + 1, ..., exact in float32.
@@ -100,8 +100,12 @@ class Marks:
         self.grids: list[Grid] = []
         self.sources: list[tuple[str, str]] = []
 
-    def quantizer(self, path: str, layer: SearchableLayer) -> "Mark":
+    def quantizer(self, path: str, layer: Any) -> "Mark":
         """What is to stand in for the input quantizer of a layer.
+
+        Args:
+            path: Path of the layer.
+            layer: Quantized layer that rounds its inputs.
 
         Raises:
             ValueError: If ONNX cannot round as it does.
@@ -251,9 +255,13 @@ def _quantize(graph, node, grid):
     zero_point = graph.add_constant(
         f"{name}/zero_point", np.array(zero).astype(numpy_type(grid.type_name))
     )
-    grid_inputs = [scale, zero_point]
-    codes = graph.insert(node, "QuantizeLinear", [source, *grid_inputs])
-    return graph.insert(node, "DequantizeLinear", [codes, *grid_inputs])
+    codes = graph.insert(node, "QuantizeLinear", [source, scale, zero_point])
+    inputs = [codes, scale, zero_point]
+    if graph.opset >= _NEWEST_OPSET and not zero:
+        # From there on ONNX Runtime 1.32 loses its type where it copies the
+        # pair behind a Reshape or Transpose.
+        del inputs[2]
+    return graph.insert(node, "DequantizeLinear", inputs)
 
 
 def _cast(graph, node, grid):

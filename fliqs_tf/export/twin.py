@@ -45,6 +45,8 @@ def weight_only_reference(model: keras.Model) -> keras.Model:
     # The configuration of layers inside of others is not seen by the clone.
     for layer in fixed_layers(twin).values():
         layer.input_quantizer = None
+        if isinstance(layer, keras.layers.RNN):
+            layer._state_quantizer = None
     return twin
 
 

@@ -104,9 +104,16 @@ def random_batches(model: keras.Model) -> Iterator[Batch]:
     """Yields standard normal inputs of a fixed seed, one batch of them.
 
     Raises:
-        ValueError: If a dimension besides the batch is open.
+        ValueError: If a dimension besides the batch is open, or an input
+            holds no floats: whole numbers have a range that is not known.
     """
     for tensor in model.inputs:
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            raise ValueError(
+                "Only inputs of floats can be made up. Received: "
+                f"{tensor.name!r} of dtype={tensor.dtype!r}. Give "
+                "`verify_data`."
+            )
         if None in tensor.shape[1:]:
             raise ValueError(
                 "Inputs of open sizes cannot be made up. Received: "
