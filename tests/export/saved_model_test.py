@@ -16,7 +16,8 @@ class SavedModelTest(parameterized.TestCase):
         images = small_models.images()
         path = self.create_tempdir().full_path
         model.export(path, verbose=False)
-        served = tf.saved_model.load(path).serve(images)
+        loaded = tf.saved_model.load(path)
+        served = loaded.serve(images)
         expected = model(images, training=False)
         # Keras's own `predict` is compiled too, and sums in other orders.
         compiled = model.predict(images, verbose=0)
