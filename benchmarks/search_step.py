@@ -1,14 +1,20 @@
-"""Times a training step of a search against the plain Keras model's.
+"""A training step of a search: its time and memory, and what others' need.
 
-Interleaved in one process: every round runs a few steps of each variant, so
-that a drift of the machine meets all alike. Prints medians and their ratio to
-the plain model, and the ratio of 16 formats to 2: the claim is that a step does
-not grow with the number of formats.
+The search (with 2, 5 and 16 formats, and with a critic) beside the plain Keras
+model and differentiable search, which computes a branch a format.
 
-    python benchmarks/search_step.py [--rounds=20] [--model=resnet20]
+Times: interleaved in one process, every round a few steps of each variant, so
+that a drift of the machine meets all alike; medians, and their ratio to the
+plain model. The claim is that a step does not grow with the number of formats.
+Memory: each variant in a process of its own; what it has held at most, above
+what it held before its first step.
+
+    python benchmarks/search_step.py --output=docs/results/search_step.json
 """
 
 import json
+import multiprocessing
+import resource
 import statistics
 import time
 
@@ -19,6 +25,10 @@ from absl import app
 from absl import flags
 
 import fliqs_tf as fliqs
+from fliqs_tf import costs
+from fliqs_tf.baselines.choice import Choice
+from fliqs_tf.baselines.differentiable import MixtureModel
+from fliqs_tf.files import write_json
 
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Rounds.", lower_bound=3)
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps a round.", lower_bound=1)
@@ -26,24 +36,38 @@ _BATCH = flags.DEFINE_integer("batch_size", 64, "Samples.", lower_bound=1)
 _MODEL = flags.DEFINE_enum(
     "model", "resnet20", list(fliqs.models.names()), "Network (32x32x3)."
 )
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_PLAIN = "plain Keras"
 _SPACES = {"2 formats": "int_s", "5 formats": "int_l", "16 formats": "fp_l"}
+_CRITIC = "5 formats, critic"
+_BRANCHES = "differentiable, "
+_VARIANTS = [_PLAIN, *_SPACES, _CRITIC, *(_BRANCHES + name for name in _SPACES)]
 
 
-def _plain():
-    return fliqs.models.get(_MODEL.value, input_shape=(32, 32, 3), classes=10)
+def _model(name):
+    plain = fliqs.models.get(_MODEL.value, input_shape=(32, 32, 3), classes=10)
+    if name == _PLAIN:
+        return plain
+    space = _SPACES[name.removeprefix(_BRANCHES).partition(",")[0]]
+    if not name.startswith(_BRANCHES):
+        return fliqs.SearchModel(plain, space, cost_target="4xe3m0")
+    cost = costs.get("bitops")
+    target = costs.target(cost, plain, "4xe3m0")
+    return MixtureModel(Choice(plain, fliqs.SPACES[space], cost, target), 10**6)
 
 
-def _variants():
-    yield "plain Keras", _plain()
-    for name, space in _SPACES.items():
-        yield name, fliqs.SearchModel(_plain(), space, cost_target="4xe3m0")
-
-
-def _stepper(model):
+def _stepper(name):
+    model = _model(name)
+    options = {}
+    if name == _CRITIC:
+        options["controller"] = fliqs.Controller(
+            credit="decision", cost_samples=64
+        )
     model.compile(
         keras.optimizers.Adam(1e-4),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,
+        **options,
     )
     if isinstance(model, fliqs.SearchModel):
         model.total_steps.assign(10**6)
@@ -68,24 +92,60 @@ def _stepper(model):
     return run
 
 
+def _held():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _memory(name, arguments, queue):
+    flags.FLAGS(arguments)
+    # TensorFlow's own, and its first operation's.
+    float(tf.reduce_sum(tf.ones((2, 2)) @ tf.ones((2, 2))))
+    before = _held()
+    run = _stepper(name)
+    run()
+    queue.put(_held() - before)
+
+
+def _memories(arguments):
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    for name in _VARIANTS:
+        queue = context.Queue()
+        process = context.Process(target=_memory, args=(name, arguments, queue))
+        process.start()
+        found[name] = queue.get()
+        process.join()
+    return found
+
+
 def main(argv):
     """Runs the benchmark."""
-    del argv
-    steppers = {name: _stepper(model) for name, model in _variants()}
+    memories = _memories([argv[0], *_given_flags()])
+    steppers = {name: _stepper(name) for name in _VARIANTS}
     times = {name: [] for name in steppers}
     for _ in range(_ROUNDS.value):
         for name, run in steppers.items():
             times[name].append(run())
     medians = {name: statistics.median(t) for name, t in times.items()}
-    plain = medians["plain Keras"]
     result = {
-        name: {"ms": round(m * 1e3, 2), "ratio": round(m / plain, 3)}
-        for name, m in medians.items()
-    }
-    result["16 formats / 2 formats"] = {
-        "ratio": round(medians["16 formats"] / medians["2 formats"], 3)
+        name: {
+            "ms": round(medians[name] * 1e3, 2),
+            "time_ratio": round(medians[name] / medians[_PLAIN], 3),
+            "mib": round(memories[name], 1),
+            "memory_ratio": round(memories[name] / memories[_PLAIN], 3),
+        }
+        for name in _VARIANTS
     }
     print(json.dumps(result, indent=2))
+    if _OUTPUT.value:
+        write_json(_OUTPUT.value, result)
+
+
+def _given_flags():
+    return [
+        f"--{name}={flags.FLAGS[name].value}"
+        for name in ("batch_size", "model", "steps")
+    ]
 
 
 if __name__ == "__main__":

@@ -22,10 +22,24 @@ IMAGE_SIZE = flags.DEFINE_integer(
     "Side of the images, in pixels, of sets whose images vary in size.",
     lower_bound=1,
 )
+NORMALIZE = flags.DEFINE_boolean(
+    "normalize",
+    _DEFAULTS["normalize"],
+    "Whether images are shifted and scaled by the mean and deviation of their "
+    "set; --nonormalize leaves pixels in 0..255, for a --model_file that "
+    "brings its own preprocessing.",
+)
 RAND_AUGMENT = flags.DEFINE_float(
     "rand_augment",
     _DEFAULTS["rand_augment"],
     "Strength of RandAugment on training images; 0 for none.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+RANDOM_ERASING = flags.DEFINE_float(
+    "random_erasing",
+    _DEFAULTS["random_erasing"],
+    "Share of the training images that lose a box to noise.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
@@ -34,6 +48,14 @@ MIXUP = flags.DEFINE_float(
     _DEFAULTS["mixup"],
     "Parameter of mixup's beta distribution on training batches; 0 for none.",
     lower_bound=0.0,
+)
+CUTMIX = flags.DEFINE_float(
+    "cutmix",
+    _DEFAULTS["cutmix"],
+    "Parameter of CutMix's beta distribution on training batches; 0 for none. "
+    "With --mixup as well, a coin decides for every batch.",
+    lower_bound=0.0,
+    upper_bound=1.0,
 )
 OPTIMIZER_EPSILON = flags.DEFINE_float(
     "optimizer_epsilon",
@@ -116,8 +138,11 @@ def recipe_arguments() -> dict:
     return {
         "model_arguments": MODEL_ARGUMENTS.value,
         "image_size": IMAGE_SIZE.value,
+        "normalize": NORMALIZE.value,
         "rand_augment": RAND_AUGMENT.value,
+        "random_erasing": RANDOM_ERASING.value,
         "mixup": MIXUP.value,
+        "cutmix": CUTMIX.value,
         "optimizer_epsilon": OPTIMIZER_EPSILON.value,
         "learning_rate_warmup": LEARNING_RATE_WARMUP.value,
         "schedule": SCHEDULE.value,

@@ -9,7 +9,8 @@ from fliqs_tf.config import ACTIVATIONS
 from fliqs_tf.config import OPTIMIZERS
 from fliqs_tf.config import TrainConfig
 from fliqs_tf.flags import recipe_flags
-from fliqs_tf.quantizers import RANGES
+from fliqs_tf.ranges import RANGES
+from fliqs_tf.ranges import SIGNEDNESS
 
 flags.adopt_module_key_flags(recipe_flags)
 
@@ -45,14 +46,24 @@ WIDTH = flags.DEFINE_float(
 INITIAL_MODEL = flags.DEFINE_string(
     "model_file",
     DEFAULTS["model_file"],
-    "Trained Keras model (.keras) to start from, instead of a new --model.",
+    "Trained Keras model (.keras or .h5) to start from, instead of a new "
+    "--model.",
 )
 INPUT_RANGE = flags.DEFINE_enum(
     "input_range",
     DEFAULTS["input_range"],
     list(RANGES),
-    "Where the scale of a layer's inputs comes from: a running average of "
-    "their absmax, or the absmax of the batch at hand.",
+    "Where the scale of a layer's inputs comes from: dynamic, the absmax of "
+    "the batch at hand; ema, a running average of that; percentile, a running "
+    "average that leaves the outermost 0.1% out; lsq, learned like a weight.",
+)
+INPUT_SIGNEDNESS = flags.DEFINE_enum(
+    "input_signedness",
+    DEFAULTS["input_signedness"],
+    list(SIGNEDNESS),
+    "Grids of integer inputs: symmetric about zero; unsigned, for networks "
+    "whose layers take no negative values, as after ReLU; or affine, with a "
+    "zero point.",
 )
 EPOCHS = flags.DEFINE_integer(
     "epochs",
@@ -80,7 +91,7 @@ LEARNING_RATE = flags.DEFINE_float(
 WEIGHT_DECAY = flags.DEFINE_float(
     "weight_decay",
     DEFAULTS["weight_decay"],
-    "Decoupled weight decay, without biases and norms.",
+    "Decoupled weight decay, without biases, norms and learned ranges.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
@@ -95,7 +106,9 @@ ACTIVATIONS_MODE = flags.DEFINE_enum(
     "activations",
     DEFAULTS["activations"],
     list(ACTIVATIONS),
-    "Inputs of layers in the .tflite file: rounded as in training, or float.",
+    "Inputs of layers in the .tflite file: rounded as in training "
+    "(fake_quant), float, in integer arithmetic of 8 or 16 bits, or quantized "
+    "by the runtime at each call (dynamic).",
 )
 SEED = flags.DEFINE_integer(
     "seed",
@@ -115,6 +128,7 @@ def run_arguments() -> dict:
         "width": WIDTH.value,
         "model_file": INITIAL_MODEL.value,
         "input_range": INPUT_RANGE.value,
+        "input_signedness": INPUT_SIGNEDNESS.value,
         "epochs": EPOCHS.value,
         "batch_size": BATCH_SIZE.value,
         "optimizer": OPTIMIZER.value,

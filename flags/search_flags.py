@@ -8,9 +8,12 @@ from fliqs_tf import baselines
 from fliqs_tf import costs
 from fliqs_tf import rewards
 from fliqs_tf.config import SearchConfig
+from fliqs_tf.controller import CREDITS
 from fliqs_tf.flags import run_flags
 from fliqs_tf.search_model import QUALITIES
+from fliqs_tf.space import APART
 from fliqs_tf.space import SPACES
+from fliqs_tf.space import TIED
 from fliqs_tf.space import get_space
 
 flags.adopt_module_key_flags(run_flags)
@@ -21,6 +24,13 @@ SPACE = flags.DEFINE_string(
     "space",
     _DEFAULTS["space"],
     f"Formats to choose from: {', '.join(SPACES)}, or names joined by commas.",
+)
+INPUT_FORMATS = flags.DEFINE_string(
+    "input_formats",
+    _DEFAULTS["input_formats"],
+    "Formats of a layer's inputs: tied (the weights', one decision a layer), "
+    "apart (the space's, a decision of their own), float (not rounded), or a "
+    "format or formats joined by commas, such as int8.",
 )
 METHOD = flags.DEFINE_string(
     "method",
@@ -117,6 +127,14 @@ COST_SAMPLES = flags.DEFINE_integer(
     lower_bound=1,
     upper_bound=65536,
 )
+CREDIT = flags.DEFINE_enum(
+    "credit",
+    _DEFAULTS["credit"],
+    list(CREDITS),
+    "What the quality of a sample teaches the controller: REINFORCE from the "
+    "sample as a whole, the paper's setting, or a critic's share for each "
+    "decision, which needs --cost_samples above 1.",
+)
 
 
 def _is_space(value):
@@ -125,6 +143,10 @@ def _is_space(value):
     except ValueError as error:
         raise flags.ValidationError(str(error)) from error
     return True
+
+
+def _are_input_formats(value):
+    return value in (TIED, APART, "float") or _is_space(value)
 
 
 def is_method(value: str) -> bool:
@@ -163,6 +185,7 @@ def _are_phases(values):
 
 
 flags.register_validator(SPACE, _is_space)
+flags.register_validator(INPUT_FORMATS, _are_input_formats)
 flags.register_validator(METHOD, is_method)
 flags.register_validator(COST, _is_cost)
 flags.register_validator(BOUNDS, _are_bounds)
@@ -175,6 +198,7 @@ def search_config_from_flags() -> SearchConfig:
     """The configuration that the flags describe."""
     return SearchConfig(
         space=SPACE.value,
+        input_formats=INPUT_FORMATS.value,
         method=METHOD.value,
         cost=COST.value,
         cost_target=COST_TARGET.value,
@@ -189,5 +213,6 @@ def search_config_from_flags() -> SearchConfig:
         entropy_weight=ENTROPY_WEIGHT.value,
         baseline_momentum=BASELINE_MOMENTUM.value,
         cost_samples=COST_SAMPLES.value,
+        credit=CREDIT.value,
         **run_flags.run_arguments(),
     )

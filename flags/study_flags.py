@@ -1,5 +1,6 @@
 """Flags of a study."""
 
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -24,6 +25,12 @@ TARGETS = flags.DEFINE_list(
 )
 SEEDS = flags.DEFINE_list(
     "seeds", None, "Seeds of the runs (default: --seed alone)."
+)
+VARIANTS = flags.DEFINE_multi_string(
+    "variant",
+    [],
+    "Other settings of the controller to run fliqs under, as a row of its own: "
+    "name:flag=value,flag=value. May be given several times.",
 )
 WORKERS = flags.DEFINE_integer(
     "workers", 1, "Runs at a time, each in its own process.", lower_bound=1
@@ -55,7 +62,24 @@ def study_from_flags() -> Study:
         METHODS.value,
         TARGETS.value or [base.cost_target],
         [int(seed) for seed in SEEDS.value or [base.seed]],
+        dict(map(parse_variant, VARIANTS.value)),
     )
+
+
+def parse_variant(text: str) -> tuple[str, dict[str, str]]:
+    """Reads `"name:flag=value,flag=value"`.
+
+    Raises:
+        ValueError: If it has another form.
+    """
+    name, _, settings = text.partition(":")
+    pairs = [pair.partition("=") for pair in settings.split(",")]
+    if not re.fullmatch(r"[\w+-]+", name) or not all(eq for _, eq, _ in pairs):
+        raise ValueError(
+            "A variant is a name and settings, such as early:freeze=0.6,"
+            f"warmup=0.1. Received: variant={text!r}."
+        )
+    return name, {key.strip(): value for key, _, value in pairs}
 
 
 def command(arguments: Sequence[str]) -> str:

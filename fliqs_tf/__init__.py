@@ -13,6 +13,7 @@ from fliqs_tf import plots
 from fliqs_tf import report
 from fliqs_tf import rules
 from fliqs_tf.assignment import Assignment
+from fliqs_tf.attention_products import with_attention_products
 from fliqs_tf.codebooks import register_format
 from fliqs_tf.controller import Controller
 from fliqs_tf.convert import to_fixed
@@ -52,4 +53,5 @@ __all__ = [
     "rules",
     "to_fixed",
     "to_searchable",
+    "with_attention_products",
 ]

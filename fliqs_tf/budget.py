@@ -118,6 +118,11 @@ class Budget:
             largest that the space can reach.
         bounds: Further costs that the result has to keep.
 
+    Attributes:
+        lowest: The least that the cost can be within the bounds.
+        highest: The most that it can be within them.
+        lowest_bounds: The least that each bounded cost can be.
+
     Raises:
         ValueError: If no assignment fits, or all of them are below the target.
     """
@@ -145,8 +150,10 @@ class Budget:
         self._program = Program(
             self._sizes, [self.terms, *(bound.terms for bound in bounds)]
         )
+        lowest_bounds = []
         for number, bound in enumerate(bounds, start=1):
             lowest = self._program.lowest(number, {})
+            lowest_bounds.append(lowest)
             if not _fits(lowest, bound.target):
                 raise ValueError(
                     f"The bound of {bound.cost.name!r} must be at least "
@@ -168,6 +175,7 @@ class Budget:
                 + ", each of which can be kept, but not all. Raise one."
             )
         self.lowest = lowest
+        self.lowest_bounds = tuple(lowest_bounds)
         self.highest = self._program.highest(0, self._limits)
         self.target = self.highest if target is None else target
         # A target that only the bounds keep from being reached is no mistake.
@@ -185,6 +193,18 @@ class Budget:
     def of(self, sample: np.ndarray) -> float:
         """Cost of a sample, `(decisions,)` option numbers, in plain Python."""
         return cost_of(self.terms, np.asarray(sample))
+
+    def broken(self, sample: np.ndarray) -> list[str]:
+        """Says which costs of a sample exceed what they may be, and by what."""
+        found = []
+        for part in (Bound(self.cost, self.terms, self.target), *self.bounds):
+            value = cost_of(part.terms, np.asarray(sample))
+            if not _fits(value, part.target):
+                found.append(
+                    f"{part.cost.name} {value:.6g} {part.cost.unit}, of "
+                    f"{part.target:.6g} allowed"
+                )
+        return found
 
     def of_tensor(self, sample):
         """Costs of samples, int32 `(..., decisions)`, as float32 `(...)`."""
@@ -216,7 +236,8 @@ class Budget:
         Args:
             log_probabilities: `(decisions, options)`, padded to the largest
                 number of options.
-            used: Share of the target that the cost should reach. Where no
+            used: Share of the target, or of the largest cost that the bounds
+                allow if that is less, that the cost should reach. Where no
                 sample lies between, cheaper ones are allowed. Not for costs
                 that are a largest sum.
 
@@ -230,7 +251,8 @@ class Budget:
         # program is well scaled.
         scores = np.maximum(np.concatenate(rows), -1e3)
         limits = {0: self.target, **self._limits}
-        sample = self._program.best(scores, limits, used)
+        reachable = min(1.0, self.highest / self.target)
+        sample = self._program.best(scores, limits, used * reachable)
         if sample is None:
             sample = self._program.best(scores, limits)
         if sample is None:

@@ -11,16 +11,20 @@ import tensorflow as tf
 
 from fliqs_tf.files import read_json
 from fliqs_tf.files import write_json
+from fliqs_tf.switching import switching_errors
 
 
 class SearchHistory(keras.callbacks.Callback):
-    """Records metrics and probabilities of every epoch; survives a restart.
+    """Records metrics and the policy of every epoch; survives a restart.
+
+    Of a search: the probabilities of each decision, and the switching error of
+    each layer.
 
     Args:
         path: JSON file that is rewritten at every epoch. A run that resumes
             keeps the epochs before the one it resumes at.
-        log_dir: Folder for TensorBoard events of each decision's
-            probabilities; `None` for none. (`keras.callbacks.TensorBoard`
+        log_dir: Folder for TensorBoard events of what is recorded of the
+            policy; `None` for none. (`keras.callbacks.TensorBoard`
             writes the metrics.)
     """
 
@@ -49,6 +53,7 @@ class SearchHistory(keras.callbacks.Callback):
         }
         if hasattr(self.model, "policy"):
             record["probabilities"] = self._probabilities()
+            record["switching_errors"] = switching_errors(self.model)
         self.epochs = [e for e in self.epochs if e["epoch"] < epoch]
         self.epochs.append(record)
         write_json(self.path, self.epochs)
@@ -59,6 +64,10 @@ class SearchHistory(keras.callbacks.Callback):
                         tf.summary.scalar(
                             f"policy/{name}/{option}", probability, step=epoch
                         )
+                for path, error in record.get("switching_errors", {}).items():
+                    tf.summary.scalar(
+                        f"switching_error/{path}", error, step=epoch
+                    )
 
     def on_train_end(self, logs=None):
         if self._writer is not None:

@@ -2,13 +2,29 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 SCHEDULES = ("cosine", "exponential", "step", "constant")
-ACTIVATIONS = ("fake_quant", "float")
+# Of the exported file, see `fliqs.export_tflite`.
+ACTIVATIONS = ("fake_quant", "float", "int8", "int16", "dynamic")
 # Where a run is, not what it is.
 PLACES = ("run_dir", "data_dir")
+# What only the method "fliqs" reads.
+CONTROLLER = (
+    "reward",
+    "beta",
+    "quality",
+    "controller_learning_rate",
+    "warmup",
+    "activation_delay",
+    "freeze",
+    "entropy_weight",
+    "baseline_momentum",
+    "cost_samples",
+    "credit",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,13 +41,19 @@ class TrainConfig:
             object.
         image_size: Side of the images, in pixels, of sets whose images vary in
             size.
-        rand_augment: Strength of RandAugment, see `fliqs.datasets.load`.
+        normalize: `False` for a model that takes pixels in [0, 255], see
+            `fliqs.datasets.load`.
+        rand_augment: Strength of RandAugment, see there.
+        random_erasing: Share of images that lose a box, see there.
         mixup: Parameter of mixup, see there.
-        model_file: Trained Keras model (.keras) to start from, instead of a
-            new `model`; `None` for none.
+        cutmix: Parameter of CutMix, see there.
+        model_file: Trained Keras model (.keras or .h5) to start from, instead
+            of a new `model`; `None` for none.
         formats: Format of all layers (`"fp32"` for a float model), or the path
             of an assignment file.
-        input_range: `"ema"` or `"dynamic"`, see `fliqs.to_searchable`.
+        input_range: `"ema"`, `"dynamic"`, `"percentile"` or `"lsq"`, see
+            `fliqs.to_searchable`.
+        input_signedness: Grids of integer inputs, see there.
         epochs: Epochs of the whole run. 0 trains nothing, which makes sense
             for a model from a file only.
         batch_size: Samples a step.
@@ -44,7 +66,8 @@ class TrainConfig:
             `"constant"`, see `fliqs_tf.recipes.Schedule`.
         schedule_decay: Factor of the exponential schedule and of the steps.
         schedule_epochs: Epochs between two of its decays.
-        weight_decay: Decoupled weight decay, without biases and norms.
+        weight_decay: Decoupled weight decay, without biases, norms and learned
+            ranges.
         clip_norm: Largest norm of all gradients together; 0 for no bound.
         weight_ema: Momentum of a moving average of the weights, which the
             trained model has in the end; 0 for none.
@@ -53,8 +76,9 @@ class TrainConfig:
             `fliqs.distill`; `None` for none.
         teacher_temperature: See there.
         teacher_weight: See there.
-        activations: How the exported file treats inputs of layers:
-            `"fake_quant"` as in training, `"float"` unrounded.
+        activations: How the exported file treats inputs of layers, as
+            `fliqs.export_tflite` takes it: `"fake_quant"` as in training,
+            `"float"` unrounded, `"int8"` in integer arithmetic, ...
         seed: Seed of weights, data order and sampling.
     """
 
@@ -65,11 +89,15 @@ class TrainConfig:
     width: float | None = None
     model_arguments: str = "{}"
     image_size: int = 224
+    normalize: bool = True
     rand_augment: float = 0.0
+    random_erasing: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     model_file: str | None = None
     formats: str = "int8"
     input_range: str = "ema"
+    input_signedness: str = "symmetric"
     epochs: int = 30
     batch_size: int = 32
     optimizer: str = "adam"
@@ -185,13 +213,17 @@ class SearchConfig(TrainConfig):
     Args:
         space: Formats to choose from: a key of `fliqs.SPACES`, or names joined
             by commas. (`formats` is not used.)
+        input_formats: What inputs can have: `"tied"` (the weights' format, one
+            decision a layer), `"apart"` (the same formats, but a decision of
+            their own), `"float"` (unrounded), or formats. (Methods other than
+            `"fliqs"` know `"tied"` only.)
         method: `"fliqs"` (the search), or a method to compare it with, see
             `fliqs_tf.baselines`.
         cost: Cost that is bounded, see `fliqs.costs`.
         cost_target: Its bound, as in `fliqs.SearchModel`. (Not used by
             `"uniform:<format>"`.)
         bounds: Further costs and their bounds, `"size:0.05,memory:50%"`.
-            (Methods other than `"fliqs"` do not know them.)
+            (Not used by `"uniform:<format>"`.)
         reward: See `fliqs_tf.rewards`.
         beta: Weight of the cost in the reward.
         quality: `"loss"` or `"accuracy"`.
@@ -202,9 +234,13 @@ class SearchConfig(TrainConfig):
         entropy_weight: See there.
         baseline_momentum: See there.
         cost_samples: See there.
+        credit: See there.
+        variant: What a study calls these settings of the controller, where it
+            compares several; it changes nothing else.
     """
 
     space: str = "int_l"
+    input_formats: str = "tied"
     method: str = "fliqs"
     cost: str = "bitops"
     cost_target: str | None = "1.25xint4"
@@ -219,6 +255,43 @@ class SearchConfig(TrainConfig):
     entropy_weight: float = 0.5
     baseline_momentum: float = 0.95
     cost_samples: int = 1
+    credit: str = "sample"
+    variant: str = ""
+
+    def override(self, settings: Mapping[str, str]) -> "SearchConfig":
+        """The same run with other settings of the controller.
+
+        Args:
+            settings: Name, one of `CONTROLLER` -> value, as a flag has it.
+
+        Raises:
+            ValueError: If there is no such setting, or the value is no number.
+        """
+        values: dict[str, Any] = {}
+        for name, text in settings.items():
+            if name not in CONTROLLER:
+                raise ValueError(
+                    "A setting of the controller must be one of "
+                    f"{', '.join(CONTROLLER)}. Received: {name}={text}."
+                )
+            kind = type(getattr(self, name))
+            try:
+                values[name] = kind(text)
+            except ValueError as error:
+                raise ValueError(
+                    f"`{name}` must be of type {kind.__name__}. Received: "
+                    f"{name}={text}."
+                ) from error
+        return dataclasses.replace(self, **values)
+
+    def without_controller(self) -> "SearchConfig":
+        """The same run with what only "fliqs" reads at its defaults."""
+        defaults: dict[str, Any] = {
+            f.name: f.default for f in dataclasses.fields(self)
+        }
+        return dataclasses.replace(
+            self, **{name: defaults[name] for name in CONTROLLER}
+        )
 
 
 def _check_choice(name, value, choices):

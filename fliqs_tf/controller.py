@@ -6,7 +6,10 @@ import keras
 from keras import ops
 
 from fliqs_tf import numerics
+from fliqs_tf.critic import Critic
 from fliqs_tf.policy import Policy
+
+CREDITS = ("sample", "decision")
 
 
 @keras.saving.register_keras_serializable(package="fliqs_tf")
@@ -41,6 +44,12 @@ class Controller(keras.layers.Layer):
             trained under, as in the paper. More: from that many simulated
             ones (a cost needs no forward pass), each against the mean of the
             others; for rewards that are a sum of quality and cost.
+        credit: What the quality of a sample teaches. `"sample"`: REINFORCE,
+            the advantage times the gradient of `log p`, as in the paper.
+            `"decision"`: a `Critic` shares it out among the decisions, the
+            logits follow its expectation, and the freeze takes the formats of
+            the largest estimated quality within the budget. It learns from
+            the end of `activation_delay` on, and needs `cost_samples` above 1.
     """
 
     def __init__(
@@ -52,6 +61,7 @@ class Controller(keras.layers.Layer):
         entropy_weight: float = 0.5,
         baseline_momentum: float = 0.95,
         cost_samples: int = 1,
+        credit: str = "sample",
         **kwargs,
     ):
         super().__init__(dtype="float32", trainable=False, **kwargs)
@@ -72,6 +82,12 @@ class Controller(keras.layers.Layer):
                 "`cost_samples` must be at least 1. Received: cost_samples="
                 f"{cost_samples}."
             )
+        if credit not in CREDITS or (credit == "decision" and cost_samples < 2):
+            raise ValueError(
+                f"`credit` must be one of {', '.join(CREDITS)}, the latter "
+                "with `cost_samples` above 1, as a critic judges quality only. "
+                f"Received: credit={credit!r}, cost_samples={cost_samples}."
+            )
         if optimizer is None:
             optimizer = keras.optimizers.Adam(0.02)
         self.optimizer = keras.optimizers.get(optimizer)
@@ -81,9 +97,11 @@ class Controller(keras.layers.Layer):
         self.entropy_weight = entropy_weight
         self.baseline_momentum = baseline_momentum
         self.cost_samples = cost_samples
+        self.credit = credit
+        self.critic = Critic(name="critic") if credit == "decision" else None
 
     def prepare(self, policy: Policy) -> None:
-        """Creates the state for a policy: baseline and optimizer slots."""
+        """Creates the state for a policy: baseline, critic, optimizer."""
         self.baseline = self.add_weight(
             name="baseline", shape=(), initializer="zeros", aggregation="mean"
         )
@@ -93,6 +111,8 @@ class Controller(keras.layers.Layer):
             initializer="zeros",
             aggregation="mean",
         )
+        if self.critic is not None:
+            self.critic.prepare(policy)
         self.optimizer.build([policy.logits])
         self.built = True
 
@@ -116,7 +136,10 @@ class Controller(keras.layers.Layer):
         Returns:
             float32 `(decisions, options)`.
         """
-        ascent = advantage * policy.log_prob_gradient(sample)
+        if self.critic is None:
+            ascent = advantage * policy.log_prob_gradient(sample)
+        else:
+            ascent = self.critic.gradient(policy)
         if simulated is not None:
             samples, values = simulated
             # The mean over the other samples, a baseline without bias.
@@ -163,7 +186,18 @@ class Controller(keras.layers.Layer):
             progress >= self.warmup, ops.logical_not(frozen)
         )
         # Logits of NaN would sample options that do not exist.
-        learns = ops.logical_and(learns, ops.isfinite(advantage))
+        finite = ops.isfinite(advantage)
+        learns = ops.logical_and(learns, finite)
+        if self.critic is not None:
+            # Before, inputs are not rounded: other qualities than later.
+            rounded = progress >= self.activation_delay
+            seen = ops.logical_and(rounded, ops.logical_not(frozen))
+            self.critic.update(
+                policy,
+                sample,
+                ops.where(finite, advantage, 0.0),
+                ops.logical_and(seen, finite),
+            )
         gradient = self.gradient(policy, sample, advantage, progress, simulated)
         # A copy: `convert_to_tensor` would return the variable itself.
         before = ops.copy(policy.logits)
@@ -176,6 +210,15 @@ class Controller(keras.layers.Layer):
         steps = self.optimizer.iterations
         steps.assign(ops.where(learns, steps, ops.zeros_like(steps)))
 
+    def scores(self, policy: Policy):
+        """What the freeze maximises the sum of: `(decisions, options)`.
+
+        Log-probabilities, or the critic's values if there is one.
+        """
+        if self.critic is None:
+            return policy.log_probabilities()
+        return ops.convert_to_tensor(self.critic.values)
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -186,6 +229,7 @@ class Controller(keras.layers.Layer):
             "entropy_weight": self.entropy_weight,
             "baseline_momentum": self.baseline_momentum,
             "cost_samples": self.cost_samples,
+            "credit": self.credit,
         }
 
     @classmethod

@@ -13,6 +13,9 @@ from typing import Any
 import keras
 
 from fliqs_tf.assignment import Assignment
+from fliqs_tf.attention_products import PRODUCT
+from fliqs_tf.attention_products import has_attention
+from fliqs_tf.attention_products import with_attention_products
 from fliqs_tf.layers.base import is_container
 from fliqs_tf.layers.base import kind_of
 from fliqs_tf.layers.base import searchable_form
@@ -135,7 +138,10 @@ def to_searchable(
 
 
 def to_fixed(
-    model: keras.Model, assignment: Mapping, input_range: str = "ema"
+    model: keras.Model,
+    assignment: Mapping,
+    input_range: str = "ema",
+    input_signedness: str = "symmetric",
 ) -> keras.Model:
     """Copies a model with one format a layer.
 
@@ -144,6 +150,7 @@ def to_fixed(
         assignment: Path -> format for every searchable layer of the model.
         input_range: As in `to_searchable`, for layers that are plain Keras
             layers so far; others keep theirs.
+        input_signedness: Likewise.
 
     Returns:
         A model of the same class, names and weights.
@@ -157,6 +164,11 @@ def to_fixed(
     _check_model(model)
     if not isinstance(assignment, Assignment):
         assignment = Assignment(assignment)
+    known = searchable_layers(model)
+    lacking = [p for p in assignment if p not in known and PRODUCT.fullmatch(p)]
+    if lacking and has_attention(model):
+        # Found in a model whose attention has products, which this one lacks.
+        model = with_attention_products(model)
     check_assignment(model, assignment)
     layers = dict(walk(model))
     keywords = {}
@@ -166,6 +178,9 @@ def to_fixed(
             "formats": weight,
             "input_formats": TIED if inputs == weight else inputs,
             "input_range": getattr(layers[path], "input_range", input_range),
+            "input_signedness": getattr(
+                layers[path], "input_signedness", input_signedness
+            ),
             "tie": None,
         }
     return copy_model(model, keywords)

@@ -1,7 +1,7 @@
 """Image-classification sets as `tf.data` pipelines, all through TFDS.
 
-One pipeline for every set: read, keep in memory when small, shuffle, augment on
-the 8-bit image, then `(x / 255 - mean) / std` with the set's own `mean` and
+One pipeline for every set: read, keep in memory when small, shuffle, augment
+the 8-bit images, then `(x / 255 - mean) / std` with the set's own `mean` and
 `std` per channel. Training and evaluation normalise alike. The shift makes the
 input roughly symmetric about zero, so that a symmetric number format spends its
 codes on both signs; `info(name)` gives the constants to whoever deploys.
@@ -22,7 +22,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from fliqs_tf import augmentations
+from fliqs_tf import batches
+from fliqs_tf.preprocessing import Preprocessing
+from fliqs_tf.preprocessing import Strengths
 
 _CACHE_BYTES = 1 << 30
 _SHUFFLE_EXAMPLES = 1 << 16
@@ -129,8 +131,11 @@ def load(
     augment: bool | None = None,
     cache: bool | None = None,
     image_size: int = 224,
+    normalize: bool = True,
     rand_augment: float = 0.0,
+    random_erasing: float = 0.0,
     mixup: float = 0.0,
+    cutmix: float = 0.0,
     shard: tuple[int, int] | None = None,
 ) -> tf.data.Dataset:
     """Loads one split, and prepares (downloads) the set if need be.
@@ -161,19 +166,22 @@ def load(
             1 GiB or less.
         image_size: Side of the images, in pixels, of sets whose images vary in
             size. Others keep theirs.
-        rand_augment: Strength in [0, 1] of RandAugment (Cubuk et al., 2020,
-            2 operations an image), in augmentation; 0 for none.
-        mixup: Parameter of mixup's beta distribution (Zhang et al., 2018), in
-            augmentation; 0 for none.
+        normalize: `False` leaves pixels in [0, 255], for models that bring
+            their own preprocessing.
+        rand_augment: Further augmentation; see `Strengths`.
+        random_erasing: See there.
+        mixup: See there.
+        cutmix: See there.
         shard: `(index, count)`: one of `count` equal shares of the split, for
             a program that gives every worker its own. Not for
             `tf.distribute`, which shares out what one pipeline yields.
 
     Returns:
         A `tf.data.Dataset` of `(image, label)`: float32
-        `(batch, height, width, channels)`, normalised as the module says, and
-        int64 `(batch,)`; with mixup in augmentation, float32
-        `(batch, classes)`, the share of each class.
+        `(batch, height, width, channels)`, normalised as the module says
+        unless `normalize` is `False`, and int64 `(batch,)`; with mixup or
+        CutMix in augmentation, float32 `(batch, classes)`, the share of each
+        class.
 
     Raises:
         ValueError: If TFDS has no such set or split, the set is not one of
@@ -183,24 +191,22 @@ def load(
         RuntimeError: If the set is not there and could not be prepared.
     """
     builder = _builder(name, data_dir)
-    _prepare(builder, name)
-    recipe = _recipe(builder)
-    if training is None:
-        training = re.match(r"train\b", split) is not None
-    if augment is None:
-        augment = training
-    if not 0.0 <= rand_augment <= 1.0 or not mixup >= 0.0:
-        raise ValueError(
-            "`rand_augment` must be in [0, 1] and `mixup` at least 0. "
-            f"Received: rand_augment={rand_augment}, mixup={mixup}."
-        )
+    strengths = Strengths(
+        rand_augment=rand_augment,
+        random_erasing=random_erasing,
+        mixup=mixup,
+        cutmix=cutmix,
+    )
     index, count = shard or (0, 1)
     if not 0 <= index < count:
         raise ValueError(
             "`shard` must be (index, count), the index from 0 on. Received: "
             f"shard={shard}."
         )
-    images, num_examples = _read(builder, split, seed, training, index, count)
+    _prepare(builder, name)
+    if training is None:
+        training = re.match(r"train\b", split) is not None
+    examples, num_examples = _read(builder, split, seed, training, index, count)
     if training and num_examples < batch_size:
         raise ValueError(
             "A training split must hold at least one batch. Received: "
@@ -209,61 +215,53 @@ def load(
             + (f" in each of {count} shards" if count > 1 else "")
             + ". Take a smaller batch or a larger split."
         )
+    recipe = _recipe(builder)
     shape = builder.info.features["image"].shape
+    preprocessing = Preprocessing(
+        crop=recipe.augmentation,
+        shape=shape,
+        size=image_size,
+        # Without: what leaves pixels as they are.
+        mean=recipe.mean if normalize else (0.0,) * shape[-1],
+        std=recipe.std if normalize else (1 / 255,) * shape[-1],
+        classes=builder.info.features["label"].num_classes,
+        augment=training if augment is None else augment,
+        strengths=strengths,
+    )
+    varies = None in shape
     if cache is None:
         # Varying sizes are not cached: their total is unknown.
-        cache = None not in shape and (
+        cache = not varies and (
             num_examples * shape[0] * shape[1] * shape[2] <= _CACHE_BYTES
         )
-    if cache:
-        images = images.cache()
 
-    num_classes = builder.info.features["label"].num_classes
-    vary = mix = None
-    if augment and rand_augment:
-        vary = augmentations.RandAugment(rand_augment)
-    if augment and mixup:
-        mix = augmentations.Mixup(mixup)
+    def seed_of(number: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        # Of an example or a batch. No two shards draw the same.
+        return tf.stack([seed, number * count + index])
 
-    def finish(
-        number: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        image, label = example
-        # No two shards draw the same.
-        example_seed = tf.stack([seed, number * count + index])
-        if augment and recipe.augmentation == "pad_crop_flip":
-            image = augmentations.pad_crop_flip(image, shape, example_seed)
-        elif augment and recipe.augmentation == "inception":
-            image = augmentations.inception_crop_flip(
-                image, image_size, example_seed
-            )
-        elif None in shape:
-            image = augmentations.centre_crop(image, image_size)
-        if vary is not None:
-            image = vary(image, example_seed)
-        image = tf.cast(image, tf.float32) / 255.0
-        return (image - recipe.mean) / recipe.std, label, example_seed
-
-    def finish_batch(
-        image: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        if mix is not None:
-            label = tf.one_hot(label, num_classes)
-            image, label = mix(image, label, seeds[0])
-        return image, label
+    if cache and not varies:
+        decoded = batches.in_memory(
+            examples, num_examples, batch_size, training
+        )
+    else:
+        decoded = batches.streamed(
+            examples.cache() if cache else examples,
+            min(num_examples, _SHUFFLE_EXAMPLES) if training else 0,
+            batch_size,
+            lambda image, number, seed: preprocessing.image(
+                image, seed_of(number, seed)
+            ),
+        )
 
     def one_epoch(seed: tf.Tensor) -> tf.data.Dataset:
-        epoch = images
-        if training:
-            # tf.data compares the seed with a number where a global seed is
-            # set, which a tensor refuses. The global seed is in `seed` already.
-            tf.compat.v1.get_default_graph().seed = None
-            epoch = epoch.shuffle(
-                min(num_examples, _SHUFFLE_EXAMPLES), seed=seed
-            )
-        return epoch.enumerate().map(
-            lambda number, example: finish(number, example, seed),
-            num_parallel_calls=tf.data.AUTOTUNE,
+        def finish(number, batch):
+            images, labels = batch
+            return preprocessing.batch(images, labels, seed_of(number, seed))
+
+        return (
+            decoded(seed)
+            .enumerate()
+            .map(finish, num_parallel_calls=tf.data.AUTOTUNE)
         )
 
     # `rerandomize`: each pass draws the next number of the sequence of `seed`.
@@ -273,11 +271,10 @@ def load(
     for _ in range(first_epoch):
         next(iter(epoch_seeds))
     dataset = epoch_seeds.flat_map(one_epoch)
-    dataset = dataset.apply(
-        tf.data.experimental.assert_cardinality(num_examples)
-    )
-    dataset = dataset.batch(batch_size, drop_remainder=training)
-    dataset = dataset.map(finish_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    steps = num_examples // batch_size
+    if not training and num_examples % batch_size:
+        steps += 1
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
     options = tf.data.Options()
     # One file may hold a whole set: several workers must share its examples.
     policy = tf.data.experimental.AutoShardPolicy

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from fliqs_tf.layers.base import graph_of
+
 TEMPERATURE = 4.0
 WEIGHT = 0.9
 
@@ -48,19 +50,12 @@ def distill(
             "`temperature` must be positive and `weight` in [0, 1]. Received: "
             f"temperature={temperature}, weight={weight}."
         )
-    shapes = [
-        keras.tree.map_structure(lambda x: tuple(x.shape), outputs)
-        for outputs in (
-            getattr(model, "searchable_model", model).output,
-            teacher.output,
-        )
-    ]
-    if shapes[0] != shapes[1] or not isinstance(shapes[0], tuple):
-        raise ValueError(
-            "The teacher must have one output, of the model's shape. Received: "
-            f"{shapes[1]} of the teacher, {shapes[0]} of the model. Train one "
-            "with as many classes."
-        )
+    graphs = (
+        graph_of(getattr(model, "searchable_model", model)),
+        graph_of(teacher),
+    )
+    if None not in graphs:
+        _check_outputs(*(graph.outputs for graph in graphs))
     own_loss = type(model).compute_loss
     divergence = keras.losses.KLDivergence()
 
@@ -75,15 +70,30 @@ def distill(
         loss = own_loss(self, x, y, y_pred, sample_weight, training)
         if not training:
             return loss
+        taught = teacher(x, training=False)
+        # What has no graph is known now.
+        _check_outputs(keras.tree.flatten(y_pred), keras.tree.flatten(taught))
         # KLDivergence averages, weighs and, over replicas, scales like a loss.
         other = divergence(
-            _soften(teacher(x, training=False), temperature),
+            _soften(taught, temperature),
             _soften(y_pred, temperature),
             sample_weight,
         )
         return (1.0 - weight) * loss + weight * temperature**2 * other
 
     model.compute_loss = types.MethodType(compute_loss, model)
+
+
+def _check_outputs(own, taught):
+    shapes = [
+        [tuple(x.shape)[1:] for x in outputs] for outputs in (own, taught)
+    ]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 1:
+        raise ValueError(
+            "The teacher must have one output, of the model's shape. Received: "
+            f"{shapes[1]} of the teacher, {shapes[0]} of the model, without "
+            "the batch. Train one with as many classes."
+        )
 
 
 def _soften(logits, temperature) -> Any:

@@ -39,6 +39,10 @@ class FormatQuantizer(abc.ABC):
         self._codebooks = codebook_table(options)
         self.has_blocks = any(fmt.block_size for fmt in options)
 
+    def row(self) -> np.ndarray:
+        """float32 `(4,)`: the grid of the only format, see `Format.row`."""
+        return self._rows[0]
+
     def __eq__(self, other):
         return (
             type(self) is type(other)

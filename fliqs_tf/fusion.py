@@ -5,8 +5,8 @@ XLA makes them one. But it compiles anew for each shape (some 50 ms), so it gets
 only tensors that repay that within some dozens of steps. Results are the same
 to the bit either way.
 
-The only file below the programs that knows TensorFlow: Keras has no name for
-compiling a function of tensors.
+It knows TensorFlow because Keras has no name for compiling a function of
+tensors.
 """
 
 import functools
@@ -19,8 +19,9 @@ import tensorflow as tf
 MIN_SIZE = 2**20
 # A graph of open batch size is not prepared for larger batches than this.
 _BATCH = 1024
-# Streams that a reduction reads at once.
+# Streams that a reduction reads at once, to columns and to one number.
 _FOLD = 16
+_FLAT_FOLD = 8
 _MAGNITUDE_BITS = 0x7FFFFFFF
 
 
@@ -105,31 +106,46 @@ def max_magnitude(x, kept: int):
     """
     sizes = x.shape[x.shape.rank - kept :]
     columns = math.prod(sizes)
-    top = _column_magnitudes(tf.reshape(x, (-1, columns)))
+    if columns == 1:
+        folded = _folded_magnitudes(tf.reshape(x, (-1,)))
+        top = view(tf.reduce_max(folded), "float32")
+    else:
+        top = _column_magnitudes(tf.reshape(x, (-1, columns)))
     return tf.reshape(top, [1] * (x.shape.rank - kept) + sizes)
 
 
-def _folded_magnitudes(x):
-    """`max |x|` over rows, at the speed of memory.
+def _magnitudes(x):
+    """Magnitudes as integers, whose order is theirs, with NaN on top."""
+    return tf.bitwise.bitwise_and(view(x, "int32"), _MAGNITUDE_BITS)
+
+
+def _fold(x, count):
+    """Elementwise maximum of the magnitudes in `count` slices, and the rest.
 
     XLA compiles a reduction of a computed value to one scalar at a time, but
-    the elementwise maximum of slices to vectors. Magnitudes are compared as
-    integers, whose order is that of the floats with NaN on top.
+    the elementwise maximum of slices to vectors, at the speed of memory.
     """
-
-    def magnitudes(part):
-        return tf.bitwise.bitwise_and(view(part, "int32"), _MAGNITUDE_BITS)
-
-    rows = tf.shape(x)[0] // _FOLD
+    rows = tf.shape(x)[0] // count
     # Slices first: a value that all of them share would be written to memory.
-    slices = [magnitudes(x[i * rows : (i + 1) * rows]) for i in range(_FOLD)]
-    folded = tf.reduce_max(functools.reduce(tf.maximum, slices), axis=0)
-    rest = tf.reduce_max(magnitudes(x[_FOLD * rows :]), axis=0)
-    return view(tf.maximum(folded, rest), "float32")
+    slices = [_magnitudes(x[i * rows : (i + 1) * rows]) for i in range(count)]
+    rest = tf.reduce_max(_magnitudes(x[count * rows :]), axis=0)
+    return functools.reduce(tf.maximum, slices), rest
 
 
-def _plain_magnitudes(x):
+def _fold_flat(x):
+    # What is left for TensorFlow to reduce is an eighth of the tensor, in
+    # cache; and unlike XLA's reductions its run in parallel.
+    return tf.maximum(*_fold(x, _FLAT_FOLD))
+
+
+def _fold_columns(x):
+    folded, rest = _fold(x, _FOLD)
+    return view(tf.maximum(tf.reduce_max(folded, axis=0), rest), "float32")
+
+
+def _plain_columns(x):
     return tf.reduce_max(tf.abs(x), axis=0)
 
 
-_column_magnitudes = fused(_folded_magnitudes, _plain_magnitudes)
+_folded_magnitudes = fused(_fold_flat, _magnitudes)
+_column_magnitudes = fused(_fold_columns, _plain_columns)

@@ -172,7 +172,8 @@ def quantize_blocks(
 def _straight_through(kernel, x, row, scale, options, divisor, clips):
     """Calls `kernel(x, row, scale, *options)` with the gradient `1 / divisor`.
 
-    Zero where `x / scale` is beyond the bounds, if the scale clips.
+    Zero where `x / scale` is beyond the bounds, if the scale clips. The divisor
+    `None` is 1.
     """
 
     @ops.custom_gradient
@@ -181,7 +182,8 @@ def _straight_through(kernel, x, row, scale, options, divisor, clips):
             if upstream is None:
                 (upstream,) = args
             if clips is False:
-                return upstream / divisor
+                # Which for a table may be a gradient of rows, and no tensor.
+                return upstream if divisor is None else upstream / divisor
             bounds = options[0]
             if bounds is None:
                 bounds = ops.stack([-row[2], row[2]])
@@ -214,7 +216,9 @@ def _clipped_gradient(x, upstream, scale, divisor, bounds, clips):
     y = x / scale
     inside = ops.logical_and(y >= bounds[0], y <= bounds[1])
     inside = ops.logical_or(inside, ops.logical_not(clips))
-    return ops.where(inside, upstream / divisor, 0.0)
+    if divisor is not None:
+        upstream = upstream / divisor
+    return ops.where(inside, upstream, 0.0)
 
 
 def fake_quant(x, fmt, axis=None, scale=None):
@@ -274,7 +278,7 @@ def fake_quant(x, fmt, axis=None, scale=None):
         values, _ = quantize_blocks(x, row, scale, axes)
     else:
         options = (None, codebook, None)
-        values = _straight_through(_values, x, row, scale, options, 1.0, clips)
+        values = _straight_through(_values, x, row, scale, options, None, clips)
     return ops.cast(values, dtype)
 
 

@@ -130,6 +130,45 @@ def search_curves(
     _save(figure, path)
 
 
+def switching_errors(
+    series: Mapping[str, Sequence[Mapping]], path: str | os.PathLike
+) -> None:
+    """Draws the switching error of each layer over time, a panel a search.
+
+    Args:
+        series: Title -> epochs as `SearchHistory` records them.
+        path: PNG file.
+    """
+    columns = min(2, len(series))
+    rows = -(-len(series) // columns)
+    figure, axes = _subplots(
+        rows,
+        columns,
+        (4.5 * columns, 1.0 + 2.6 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    for axis, (title, epochs) in zip(axes.flat, series.items(), strict=False):
+        time = [record["epoch"] + 1 for record in epochs]
+        errors = [record["switching_errors"] for record in epochs]
+        for layer in errors[0]:
+            values = [100 * error[layer] for error in errors]
+            axis.plot(time, values, color="0.7", linewidth=0.8)
+        means = [100 * np.mean(list(error.values())) for error in errors]
+        axis.plot(time, means, color="C0", label="mean of the layers")
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(series) :]:
+        axis.set_axis_off()
+    # Once all is drawn: it holds for every panel.
+    axes[0, 0].set_ylim(bottom=0.0)
+    axes[0, 0].legend(fontsize=8)
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel("expected change of the weights a step (%)", fontsize=9)
+    _save(figure, path)
+
+
 def pareto(
     points: Sequence[Mapping],
     path: str | os.PathLike,

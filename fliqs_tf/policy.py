@@ -67,7 +67,7 @@ class Policy(keras.layers.Layer):
 
     def log_prob(self, sample):
         """Returns `log p(sample)` of each decision, float32 `(decisions,)`."""
-        return ops.sum(self._one_hot(sample) * self.log_probabilities(), -1)
+        return ops.sum(self.one_hot(sample) * self.log_probabilities(), -1)
 
     def entropy(self):
         """Entropy of each decision in nat, float32 `(decisions,)`.
@@ -86,7 +86,7 @@ class Policy(keras.layers.Layer):
         Returns:
             float32 `(..., decisions, options)`.
         """
-        return self._one_hot(sample) - self.probabilities()
+        return self.one_hot(sample) - self.probabilities()
 
     def entropy_gradient(self):
         """Gradient of each decision's entropy in the logits.
@@ -110,7 +110,8 @@ class Policy(keras.layers.Layer):
         self.seed_generator.state.assign(saved.pop("random_state"))
         super().load_own_variables(saved)
 
-    def _one_hot(self, sample):
+    def one_hot(self, sample):
+        """One-hot rows of a sample, float32 `(..., decisions, options)`."""
         return ops.one_hot(sample, self._padding.shape[1], dtype="float32")
 
     def get_config(self):

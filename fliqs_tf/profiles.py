@@ -25,6 +25,8 @@ from fliqs_tf.layers.base import walk
 from fliqs_tf.layers.searchable_layer import SearchableLayer
 
 Shape = tuple[int | None, ...]
+# Of a layer's input, or of several.
+Shapes = Shape | tuple[Shape, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ def profile(model: keras.Model) -> dict[str, LayerProfile]:
 
 
 def _profile_layer(path, layer, shapes):
-    for shape in shapes:
+    for shape in itertools.chain(*map(_each, shapes)):
         if None in shape[1:]:
             raise ValueError(
                 "MACs need inputs of known size. Received: layer "
@@ -83,7 +85,9 @@ def _profile_layer(path, layer, shapes):
         path,
         kind_of(layer),
         macs=sum(form.macs(layer, shape) for shape in shapes),
-        inputs=sum(math.prod(shape[1:]) for shape in shapes),
+        inputs=sum(
+            math.prod(one[1:]) for shape in shapes for one in _each(shape)
+        ),
         weights=sum(math.prod(kernel) for kernel, _ in kernels),
         scales=sum(
             math.prod(kernel[axis] for axis in axes) for kernel, axes in kernels
@@ -92,7 +96,7 @@ def _profile_layer(path, layer, shapes):
     )
 
 
-def input_shapes(model: keras.Model) -> dict[int, list[Shape]]:
+def input_shapes(model: keras.Model) -> dict[int, list[Shapes]]:
     """Input shapes of every call of every layer that can be searched.
 
     Returns:
@@ -104,7 +108,7 @@ def input_shapes(model: keras.Model) -> dict[int, list[Shape]]:
     graph = graph_of(model)
     if graph is None:
         return _of_model(model)
-    calls: dict[int, list[Shape]] = {}
+    calls: dict[int, list[Shapes]] = {}
     for node in itertools.chain(*graph._nodes_by_depth.values()):
         for key, shapes in _of_node(node).items():
             calls.setdefault(key, []).extend(shapes)
@@ -115,8 +119,11 @@ def _of_node(node):
     operation = node.operation
     if not node.input_tensors or not isinstance(operation, keras.layers.Layer):
         return {}
+    if searchable_form(operation) is not None:
+        given = (*node.arguments.args, *node.arguments.kwargs.values())
+        return {id(operation): [_shape_of(given[0])]}
     if not is_container(operation):
-        return {id(operation): [tuple(node.input_tensors[0].shape)]}
+        return {}
     if graph_of(operation) is not None and not any(
         None in tensor.shape[1:] for tensor in operation.inputs
     ):
@@ -169,12 +176,12 @@ class _SymbolicCall(keras.Operation):
         return self.layer(*args, **kwargs)
 
 
-def _recorded(layer, args: Iterable, kwargs) -> dict[int, list[Shape]]:
+def _recorded(layer, args: Iterable, kwargs) -> dict[int, list[Shapes]]:
     """Calls a layer symbolically and returns what its layers were given."""
-    calls: dict[int, list[Shape]] = {}
+    calls: dict[int, list[Shapes]] = {}
 
     def note(inner, inputs):
-        shape = tuple(inputs.shape)
+        shape = _shape_of(inputs)
         if isinstance(inner, keras.layers.TimeDistributed):
             if shape[1] is None:
                 raise ValueError(
@@ -182,7 +189,7 @@ def _recorded(layer, args: Iterable, kwargs) -> dict[int, list[Shape]]:
                     f"{inner.name!r} with input shape {shape}."
                 )
             return
-        calls.setdefault(id(inner), []).append((None, *shape[1:]))
+        calls.setdefault(id(inner), []).append(shape)
 
     inner = [la for _, la in walk(layer) if searchable_form(la) is not None]
     inner += [
@@ -206,6 +213,17 @@ def _recorded(layer, args: Iterable, kwargs) -> dict[int, list[Shape]]:
         for one in inner:
             vars(one).pop("call", None)
     return calls
+
+
+def _shape_of(inputs) -> Shapes:
+    """Shape of a tensor, shapes of several; the batch left open."""
+    if isinstance(inputs, list | tuple):
+        return tuple((None, *tensor.shape[1:]) for tensor in inputs)
+    return (None, *inputs.shape[1:])
+
+
+def _each(shapes: Any) -> tuple[Any, ...]:
+    return shapes if isinstance(shapes[0], tuple) else (shapes,)
 
 
 def _noting(layer, note) -> Callable[..., Any]:

@@ -11,7 +11,6 @@ multiplies its *output* by the scales gets sums of exact products: for integer
 formats they do not depend on the order of summation, hence not on the machine.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import keras
@@ -21,7 +20,6 @@ from keras import ops
 from fliqs_tf import numerics
 from fliqs_tf import ranges
 from fliqs_tf.format_quantizer import FormatQuantizer
-from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
 from fliqs_tf.ranges import check_range
 
@@ -186,15 +184,15 @@ class InputQuantizer(FormatQuantizer):
         self.axis = axis
         options = [get_format(fmt) for fmt in self.formats]
         # Q of LSQ.
-        self._narrowest = min(_positive_values(fmt) for fmt in options)
+        self._narrowest = min(ranges.positive_values(fmt) for fmt in options)
         if len(options) > 1:
             options.append(get_format(IDENTITY))
         if signedness != "symmetric":
-            options = [_nonnegative(fmt) for fmt in options]
+            options = [ranges.nonnegative(fmt) for fmt in options]
         self.set_tables(options)
-        self._is_integer = np.array([_has_step(fmt) for fmt in options])
+        self._is_integer = np.array([ranges.has_step(fmt) for fmt in options])
         self._levels = np.array(
-            [_positive_values(fmt) for fmt in options], np.float32
+            [ranges.positive_values(fmt) for fmt in options], np.float32
         )
 
     def build(self, tensor_shape, name, layer) -> dict:
@@ -216,7 +214,10 @@ class InputQuantizer(FormatQuantizer):
         Args:
             weights: What `build` returned.
         """
-        return "updates" not in weights or float(weights["updates"]) > 0.0
+        if "updates" not in weights:
+            return True
+        # A sum, as a variable that replicas share is no number itself.
+        return float(weights["updates"] + 0.0) > 0.0
 
     def codes(self, inputs, training, weights):
         """Returns float32 `(codes, scale)`; the scale is one number.
@@ -304,24 +305,3 @@ class InputQuantizer(FormatQuantizer):
             "percentile": self.percentile,
             "axis": self.axis,
         }
-
-
-def _has_step(fmt: Format) -> bool:
-    return fmt.is_integer and not fmt.block_size
-
-
-def _nonnegative(fmt: Format) -> Format:
-    """An integer's codes `0..2^b - 1`, as the grid of one more bit and sign."""
-    if not _has_step(fmt):
-        return fmt
-    return dataclasses.replace(
-        fmt,
-        mantissa_bits=fmt.bits - 1,
-        min_exponent=fmt.bits - 1,
-        max_value=2.0**fmt.bits - 1.0,
-    )
-
-
-def _positive_values(fmt: Format) -> int:
-    """Number of positive values, about; that of codes for nonnegative ones."""
-    return int(fmt.max_value) if _has_step(fmt) else 2 ** (fmt.bits - 1) - 1

@@ -4,10 +4,13 @@ Limits are one number (the largest magnitude) for symmetric grids, and the pair
 `low, high` with `low <= 0 <= high` for others.
 """
 
+import dataclasses
+
 import keras
 from keras import ops
 
 from fliqs_tf import numerics
+from fliqs_tf.formats import Format
 
 RANGES = ("dynamic", "ema", "percentile", "lsq")
 SIGNEDNESS = ("symmetric", "unsigned", "affine")
@@ -94,6 +97,28 @@ def grid_of(limits, row, signedness: str, is_integer):
         ops.where(is_integer, scale, symmetric),
         ops.where(is_integer, ops.stop_gradient(bounds), whole),
     )
+
+
+def has_step(fmt: Format) -> bool:
+    """Whether all values of a format are multiples of one step."""
+    return fmt.is_integer and not fmt.block_size
+
+
+def nonnegative(fmt: Format) -> Format:
+    """An integer's codes `0..2^b - 1`, as the grid of one more bit and sign."""
+    if not has_step(fmt):
+        return fmt
+    return dataclasses.replace(
+        fmt,
+        mantissa_bits=fmt.bits - 1,
+        min_exponent=fmt.bits - 1,
+        max_value=2.0**fmt.bits - 1.0,
+    )
+
+
+def positive_values(fmt: Format) -> int:
+    """Number of positive values, about; that of codes for nonnegative ones."""
+    return int(fmt.max_value) if has_step(fmt) else 2 ** (fmt.bits - 1) - 1
 
 
 def let_scale_learn(codes, x, scale, row, bounds):

@@ -11,7 +11,8 @@ from fliqs_tf.config import TrainConfig
 # Of TensorFlow's reference trainings of MobileNet and EfficientNet.
 _RMSPROP = {"rho": 0.9, "momentum": 0.9}
 _RMSPROP_EPSILON = 1e-3
-_NOT_DECAYED = ["bias", "gamma", "beta"]
+# Biases, norms, and learned ranges, which decay would narrow.
+_NOT_DECAYED = ["bias", "gamma", "beta", "_range$"]
 
 
 @keras.saving.register_keras_serializable(package="fliqs_tf")

@@ -12,6 +12,7 @@ import rich.table
 
 from fliqs_tf import costs
 from fliqs_tf.export import ExportReport
+from fliqs_tf.export.agreement import MAX
 from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import searchable_layers
 
@@ -122,7 +123,20 @@ def result_line(result: Mapping) -> str:
 
 def proof_line(export: Mapping) -> str:
     """One sentence on how well the file agrees with the Keras model."""
-    check = export["verification"]
+    check, trained = export["verification"], export["trained"]
+    if check["measure"] != MAX:
+        line = (
+            f"In the LiteRT interpreter, {check['argmax_agreement']} of "
+            f"{check['samples']} images have the argmax of the Keras model "
+            f"with its inputs in the file's containers; the RMS error of its "
+            f"outputs is {check['rms_error']:.2g}"
+        )
+        if trained["accuracy"] is None:
+            return f"{line}."
+        return (
+            f"{line}. The file's accuracy is {trained['accuracy']:.2%}, that "
+            f"of the model as trained {trained['reference_accuracy']:.2%}."
+        )
     return (
         f"In the LiteRT interpreter, {check['argmax_agreement']} of "
         f"{check['samples']} images have the Keras model's argmax; the largest "
@@ -181,21 +195,33 @@ def _study_table(rows, box):
     table = rich.table.Table(box=box)
     table.add_column("Method", no_wrap=True)
     table.add_column("Target")
-    numbers = {
-        "Runs": lambda row: str(row["runs"]),
-        "Accuracy (%)": lambda row: _spread(row["accuracy"], 100, 2),
-        f"Cost ({rows[0]['cost_unit']})": lambda row: _spread(row["cost"]),
-        "Of target (%)": lambda row: _spread(row["cost_ratio"], 100, 1),
-        "Size (KiB)": lambda row: _spread(row["size_mib"], 1024, 1),
-        "Time (s)": lambda row: _spread(row["seconds"], 1, 0),
+    table.add_column("Runs", justify="right")
+    measures = {
+        "Accuracy (%)": ("accuracy", 100, 2),
+        f"Cost ({rows[0]['cost_unit']})": ("cost", 1, None),
+        "Of target (%)": ("cost_ratio", 100, 1),
+        "Size (KiB)": ("size_mib", 1024, 1),
+        "Entropy (nat)": ("entropy", 1, 3),
+        "Time (s)": ("seconds", 1, 0),
+        "Memory (MiB)": ("peak_memory_mib", 1, 0),
     }
-    for title in numbers:
+    # What no run has measured is no column.
+    shown = {
+        title: measure
+        for title, measure in measures.items()
+        if any(row[measure[0]] for row in rows)
+    }
+    for title in shown:
         table.add_column(title, justify="right")
     for row in rows:
         table.add_row(
             row["method"],
             row["target"] or "-",
-            *(number(row) for number in numbers.values()),
+            str(row["runs"]),
+            *(
+                _spread(row[name], factor, digits)
+                for name, factor, digits in shown.values()
+            ),
         )
     return table
 

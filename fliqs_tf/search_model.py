@@ -1,5 +1,6 @@
 """The search: one `train_step` for the weights and for the policy."""
 
+import types
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -69,6 +70,7 @@ class SearchModel(keras.Model):
         quality: `"loss"` (minus the loss of the batch) or `"accuracy"` (of the
             batch, in [0, 1]).
         input_range: See `to_searchable`.
+        input_signedness: See there.
         seed: Seed of the sampling.
         bounds: Further costs -> targets of the same forms as `cost_target`.
             The reward knows nothing of them, but the result keeps them.
@@ -85,13 +87,16 @@ class SearchModel(keras.Model):
         beta: float = 1.0,
         quality: str = "loss",
         input_range: str = "ema",
+        input_signedness: str = "symmetric",
         seed: int = 0,
         bounds: Mapping[str | costs.AnyCost, float | str] = {},  # noqa: B006
         **kwargs,
     ):
         super().__init__(**kwargs)
         if space is not None:
-            model = to_searchable(model, space, rules, input_range)
+            model = to_searchable(
+                model, space, rules, input_range, input_signedness
+            )
         self.searchable_model = model
         layers = {
             path: layer
@@ -121,6 +126,8 @@ class SearchModel(keras.Model):
         found = model_decisions(layers)
         self.decisions = tuple(decision for decision, _ in found)
         self._choices = tuple(tuple(variables) for _, variables in found)
+        # Not tracked: the model that holds them is.
+        self._layers_by_path = types.MappingProxyType(layers)
         self.budget = make_budget(
             model, self.decisions, self.cost, cost_target, bounds
         )
@@ -143,6 +150,11 @@ class SearchModel(keras.Model):
             for name in ("reward", "cost", "cost_ratio", "entropy")
         }
         self.built = True
+
+    @property
+    def layers_by_path(self) -> Mapping[str, SearchableLayer]:
+        """The searchable layers of the model."""
+        return self._layers_by_path
 
     def _counter(self, name, shape=()):
         return self.add_weight(
@@ -332,6 +344,7 @@ class SearchModel(keras.Model):
     def assignment(self) -> Assignment:
         """The most probable assignment whose cost does not exceed the target.
 
+        Where the controller has a critic: the one of the largest quality.
         Under the reward `"absolute"`, which wants the target met, one that
         uses at least 98% of it, if there is any.
         """
@@ -349,8 +362,13 @@ class SearchModel(keras.Model):
     def _affordable_sample(self):
         if _number(self.frozen):
             return ops.convert_to_numpy(self.frozen_sample)
-        log_p = ops.convert_to_numpy(self.policy.log_probabilities())
-        return self.budget.most_probable(log_p, _USED.get(self.reward, 0.0))
+        if self.compiled:
+            scores = self.controller.scores(self.policy)
+        else:
+            scores = self.policy.log_probabilities()
+        return self.budget.most_probable(
+            ops.convert_to_numpy(scores), _USED.get(self.reward, 0.0)
+        )
 
     def _random_states(self):
         """States of random generators of the searched model (of dropout)."""

@@ -20,7 +20,19 @@ from fliqs_tf.files import write_text
 from fliqs_tf.run_folder import RunFolder
 
 # What the report gives mean and standard deviation of.
-MEASURES = ("accuracy", "cost", "cost_ratio", "size_mib", "seconds")
+MEASURES = (
+    "accuracy",
+    "cost",
+    "cost_ratio",
+    "size_mib",
+    "entropy",
+    "seconds",
+    "peak_memory_mib",
+)
+
+
+# Models that a run reads. A result holds their names, as it may be moved.
+_FILES = ("model_file", "teacher")
 
 
 class Study:
@@ -36,6 +48,9 @@ class Study:
         methods: Names of methods, see `SearchConfig`.
         targets: Cost targets. A method that takes none runs once a seed.
         seeds: Seeds.
+        variants: Name -> settings of the controller (see
+            `SearchConfig.override`) under which the method `"fliqs"` runs,
+            each a row of its own, besides the settings of `base`.
 
     Raises:
         ValueError: If the folder holds another study.
@@ -47,23 +62,38 @@ class Study:
         methods: Sequence[str],
         targets: Sequence[str],
         seeds: Sequence[int],
+        variants: Mapping[str, Mapping[str, str]] | None = None,
     ):
         self.root = pathlib.Path(base.run_dir)
-        self.runs = tuple(self._plan(base, methods, targets, seeds))
+        self.runs = tuple(
+            self._plan(base, methods, targets, seeds, variants or {})
+        )
         for config in self.runs:
             self.is_finished(config)
 
-    def _plan(self, base, methods, targets, seeds):
+    def _plan(self, base, methods, targets, seeds, variants):
         # The seed varies slowest: early on, every method has results.
         for seed in seeds:
             for method in methods:
-                bounded = method == "fliqs" or baselines.is_bounded(method)
-                for target in targets if bounded else [None]:
-                    config = dataclasses.replace(
-                        base, method=method, cost_target=target, seed=seed
-                    )
-                    folder = self.root / "runs" / self.name(config)
-                    yield dataclasses.replace(config, run_dir=str(folder))
+                searches = method == "fliqs"
+                bounded = searches or baselines.is_bounded(method)
+                # Other methods' results stand whatever the controller does.
+                settings = [base if searches else base.without_controller()]
+                if searches:
+                    settings += [
+                        dataclasses.replace(base.override(v), variant=name)
+                        for name, v in variants.items()
+                    ]
+                for setting in settings:
+                    for target in targets if bounded else [None]:
+                        config = dataclasses.replace(
+                            setting,
+                            method=method,
+                            cost_target=target,
+                            seed=seed,
+                        )
+                        folder = self.root / "runs" / self.name(config)
+                        yield dataclasses.replace(config, run_dir=str(folder))
 
     def create(self) -> None:
         """Makes the folders."""
@@ -72,8 +102,13 @@ class Study:
 
     def name(self, config: SearchConfig) -> str:
         """Name of a run, fit for a file name."""
-        parts = [config.method, config.cost_target, f"seed{config.seed}"]
-        return "_".join(p.replace(":", "-") for p in parts if p is not None)
+        parts = [
+            config.method,
+            config.variant,
+            config.cost_target,
+            f"seed{config.seed}",
+        ]
+        return "_".join(part.replace(":", "-") for part in parts if part)
 
     def result_path(self, config: SearchConfig) -> pathlib.Path:
         """File of a run's result; stands once the run is finished."""
@@ -88,7 +123,8 @@ class Study:
         path = self.result_path(config)
         if not path.exists():
             return False
-        differences = config.differences(read_json(path)["config"])
+        stored = read_json(path)["config"]
+        differences = _without_folders(config).differences(stored)
         if differences:
             changed = [
                 f"{name}={own!r} (there: {there!r})"
@@ -114,7 +150,7 @@ class Study:
         Args:
             config: The run.
             report: What its `report.json` holds. The result leaves out the
-                history of the epochs, and where the run was.
+                history of the epochs, and where the run and its files were.
         """
         layers = {
             row["path"]: {
@@ -129,7 +165,7 @@ class Study:
             {
                 "config": {
                     key: value
-                    for key, value in report["config"].items()
+                    for key, value in _without_folders(config).to_dict().items()
                     if key not in PLACES
                 },
                 "versions": report["versions"],
@@ -193,15 +229,15 @@ def summarize(results: Iterable[Mapping]) -> list[dict]:
         results: As `Study.results` returns them.
 
     Returns:
-        One dictionary a method and target: `method`, `target`, `runs`,
-        `cost_unit` and, for each of `MEASURES`, `(mean, standard deviation)`:
-        of the sample, with `runs - 1`; `None` for one run. The pair is `None`
-        if the measure does not apply.
+        One dictionary a method (with its variant) and target: `method`,
+        `target`, `runs`, `cost_unit` and, for each of `MEASURES`,
+        `(mean, standard deviation)`: of the sample, with `runs - 1`; `None`
+        for one run. The pair is `None` if the measure does not apply.
     """
     groups: dict[tuple, list] = {}
     for item in results:
         config = item["config"]
-        key = config["method"], config["cost_target"]
+        key = _method(config), config["cost_target"]
         groups.setdefault(key, []).append(item["result"])
     rows = []
     for (method, target), group in groups.items():
@@ -212,9 +248,24 @@ def summarize(results: Iterable[Mapping]) -> list[dict]:
             "cost_unit": group[0]["cost_unit"],
         }
         for name in MEASURES:
-            row[name] = _mean_and_deviation([item[name] for item in group])
+            row[name] = _mean_and_deviation([item.get(name) for item in group])
         rows.append(row)
     return rows
+
+
+def _without_folders(config):
+    """The same configuration, of its files the names only."""
+    names = {
+        field: pathlib.PurePath(path).name
+        for field in _FILES
+        if (path := getattr(config, field)) is not None
+    }
+    return dataclasses.replace(config, **names)
+
+
+def _method(config):
+    variant = config.get("variant")
+    return f"{config['method']} ({variant})" if variant else config["method"]
 
 
 def _mean_and_deviation(values):
@@ -227,7 +278,7 @@ def _mean_and_deviation(values):
 def _points(results, measure):
     points = []
     for item in results:
-        method, _, fmt = item["config"]["method"].partition(":")
+        method, _, fmt = _method(item["config"]).partition(":")
         points.append(
             {
                 "method": method,

@@ -25,10 +25,16 @@ def inception_v3(
     `mixed5b` to `mixed7c`.
 
     This is the standard network. The one behind the FLIQS paper's InceptionV3
-    costs (3.0047 GMACs at width 1) has not been identified: it is neither this
-    one at 299x299 nor at 224x224 (2.838 GMACs), and no choice of paddings in
-    stem and reductions gives that count at 224x224, with or without the
-    auxiliary head.
+    costs has not been identified. Those of its five widths fit 2.992 GMACs
+    that grow with the square of the width and 0.0128 that grow with the width:
+    a classifier on 2048 features and a first convolution of 111x111 or 112x112
+    positions, so an image of about 224x224. This network has 2.838 GMACs
+    there. Tried against all five costs, for images of 160 to 299 pixels, with
+    every choice of paddings in stem, pooling and reductions: these modules
+    with and without classifier and auxiliary head, and the stem of the paper's
+    table 1; none fits. With other numbers of modules, kernels and inner
+    channels some hundred of 130 million combinations fit, as chance would have
+    it, none of them published.
 
     Args:
         input_shape: `(height, width, channels)` of one image, at least 75x75,

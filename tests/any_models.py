@@ -124,6 +124,32 @@ def nested():
     return keras.Model(inputs, [inner(x * 2.0 + 1.0), -x])
 
 
+@keras.saving.register_keras_serializable(package="any_models")
+class Gain(layers.Layer):
+    """A layer of one's own without a kernel."""
+
+    def build(self, input_shape):
+        self.gain = self.add_weight(shape=(), initializer="ones", name="gain")
+
+    def call(self, inputs):
+        return inputs * self.gain
+
+
+def images():
+    """Kernel layers among what existing tools stumble over."""
+    inputs = keras.Input((4, 4, 2))
+    x = layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
+    normalization = layers.Normalization(name="normalization")
+    normalization.adapt(np.arange(64.0).reshape(2, 4, 4, 2))
+    x = layers.UpSampling2D(name="up")(normalization(x))
+    x = layers.Conv2D(3, 3, padding="same", name="conv")(x)
+    left, right = x[:, :, :4], x[:, :, 4:]
+    x = ops.concatenate([left / 2.0 - 1.0, ops.relu(-right) ** 2.0], axis=-1)
+    x = layers.DepthwiseConv2D(3, name="depthwise")(Gain(name="gain")(x))
+    x = ops.mean(layers.PReLU(name="prelu")(x), axis=(1, 2))
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
 # A name that a function serialised by Keras would lose.
 _FACTOR = 3.0
 
@@ -211,6 +237,15 @@ MODELS = {
         composite,
         (4, 4),
         {"block/dense": 32, "block/more/0": 16, "block/more/1/last": 16},
+    ),
+    "images": (
+        images,
+        (3, 4, 4, 2),
+        {
+            "conv": 64 * 9 * 2 * 3,
+            "depthwise": 6 * 2 * 9 * 6,
+            "head": 12,
+        },
     ),
     "nested": (nested, (4, 4), {"inner/dense": 32, "shared": 32}),
     "embedded": (

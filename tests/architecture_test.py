@@ -38,10 +38,13 @@ _ONLY_IN = {
     "tensorflow": (
         "fliqs_tf/augmentations.py",
         "fliqs_tf/baselines/*",
+        "fliqs_tf/batches.py",
         "fliqs_tf/bin/*",
         "fliqs_tf/callbacks.py",
         "fliqs_tf/datasets.py",
         "fliqs_tf/fusion.py",
+        "fliqs_tf/layers/calibration.py",
+        "fliqs_tf/preprocessing.py",
         "fliqs_tf/recalibrate.py",
         "fliqs_tf/search_model.py",
         "fliqs_tf/tfmot.py",

@@ -10,12 +10,14 @@ import tempfile
 import time
 from unittest import mock
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
 
+import fliqs_tf
 from fliqs_tf import datasets
 from fliqs_tf.bin import experiment
 from fliqs_tf.callbacks import FiniteLoss
@@ -54,7 +56,7 @@ def _start(program, *arguments):
 def _flags(config):
     """Returns the flags of a configuration."""
     values = config.to_dict()
-    del values["kind"], values["formats"]
+    del values["kind"], values["formats"], values["variant"]
     return [f"--{k}={v}" for k, v in values.items() if v is not None]
 
 
@@ -83,7 +85,9 @@ class RunTest(parameterized.TestCase):
         )
 
     def test_search_that_is_stopped_goes_on_as_if_it_had_not_been(self):
-        whole = self._config("whole", epochs=4, cost_samples=8)
+        whole = self._config(
+            "whole", epochs=4, cost_samples=8, credit="decision"
+        )
         stopped = dataclasses.replace(
             whole, run_dir=str(self.folder / "stopped")
         )
@@ -131,6 +135,105 @@ class RunTest(parameterized.TestCase):
         )
         formats = {r["path"]: r["weight_format"] for r in report["layers"]}
         self.assertEqual(read_json(assignment)["layers"], formats)
+
+    def test_somebody_else_s_model_from_pixels_to_an_integer_file(self):
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10, activation="softmax"),
+            ]
+        )
+        path = str(self.folder / "theirs.h5")
+        model.save(path)
+        report = experiment.search(
+            self._config(
+                "theirs",
+                model_file=path,
+                normalize=False,
+                input_range="percentile",
+                input_signedness="unsigned",
+                space="int_s",
+                input_formats="int8",
+                cost="size",
+                cost_target="1.5xint4",
+                activations="int8",
+                learning_rate=0.01,
+                epochs=4,
+                warmup=0.2,
+                freeze=0.5,
+            )
+        )
+        self.assertEqual(
+            {r["input_format"] for r in report["layers"]}, {"int8"}
+        )
+        # Logits taken for probabilities, or the other way, learn nothing.
+        self.assertGreater(report["result"]["accuracy"], 0.6)
+        trained = report["export"]["trained"]
+        self.assertLess(
+            abs(trained["accuracy"] - report["result"]["accuracy"]), 0.02
+        )
+        page = (self.folder / "theirs" / "report.md").read_text("utf-8")
+        self.assertIn("The file's accuracy is", page)
+
+    def test_inputs_apart_are_for_fliqs(self):
+        with self.assertRaisesRegex(ValueError, "input_formats='apart'"):
+            experiment.search(
+                self._config("apart", method="manual", input_formats="apart")
+            )
+
+    @parameterized.parameters("fliqs", "random")
+    def test_bounds_are_kept_and_reported(self, method):
+        config = self._config(
+            f"bounds_{method}",
+            method=method,
+            epochs=1,
+            cost_target="3.5xint4",
+            bounds="size:1.1xint4,memory:1.5xint4",
+        )
+        with mock.patch.object(experiment.rich, "print") as printed:
+            result = experiment.search(config)["result"]
+        for bound in result["bounds"].values():
+            self.assertLessEqual(bound["value"], bound["target"])
+        self.assertLess(result["cost_highest"], result["cost_target"])
+        lines = [str(call.args[0]) for call in printed.mock_calls]
+        self.assertRegex(lines[0], "^Cost between .* and .* GBOPs, target")
+        self.assertRegex(lines[1], "^Bound of size: .* MiB, of at least")
+        self.assertRegex(lines[2], "^Bound of memory: .* KiB, of at least")
+
+    @parameterized.parameters("fliqs", "differentiable")
+    def test_every_part_of_a_recipe_together(self, method):
+        teacher = fliqs_tf.models.get("residual_small", width=0.25)
+        path = str(self.folder / f"teacher_{method}.keras")
+        teacher.save(path)
+        config = self._config(
+            f"recipe_{method}",
+            method=method,
+            space="int_s",
+            cost_target="1.5xint4",
+            optimizer="rmsprop",
+            optimizer_epsilon=1.0,
+            learning_rate_warmup=0.5,
+            schedule="exponential",
+            weight_decay=1e-5,
+            clip_norm=2.0,
+            weight_ema=0.9,
+            label_smoothing=0.1,
+            random_erasing=0.25,
+            mixup=0.8,
+            cutmix=1.0,
+            teacher=path,
+        )
+        with mock.patch.object(
+            experiment, "distill", wraps=experiment.distill
+        ) as distill:
+            report = experiment.search(config)
+        # Once a fit: the differentiable search trains anew after it.
+        self.assertEqual(distill.call_count, 1 + (method != "fliqs"))
+        self.assertLessEqual(report["result"]["cost_ratio"], 1.0)
+        self.assertLess(report["result"]["loss"], 100.0)
 
     def test_folder_of_another_run_is_refused(self):
         config = self._config("other", TrainConfig)

@@ -48,6 +48,18 @@ class RegisterTest(CodebookCase):
         )
         self.assertEqual(fmt.storage_bits, 4.0)
 
+    def test_the_documented_example(self):
+        text = fliqs.register_format.__doc__
+        example = text[text.index(">>> nf4") : text.index(">>> nf4.bits")]
+        lines = [line.strip()[4:] for line in example.strip().splitlines()]
+        self.assertLess(len(lines), 10)
+        found = {"fliqs": fliqs}
+        exec("\n".join(lines), found)  # noqa: S102
+        self.assertEqual(found["nf4"].bits, 4)
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+        search = fliqs.SearchModel(model, space=("nf4", "int8"))
+        self.assertEqual(search.decisions[0].options, ("nf4", "int8"))
+
     def test_order_does_not_matter_and_bits_can_be_wider(self):
         fmt = fliqs.register_format("three", [2, -1, 0.5], bits=4)
         np.testing.assert_array_equal(fmt.values(), [-1, 0.5, 2])

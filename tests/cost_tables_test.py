@@ -133,12 +133,56 @@ class CostTablesTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "int8-int8, missing"):
             cost(_model(), "int8")
 
+    def test_shipped_energy_with_traffic(self):
+        table = cost_tables.read("energy_45nm.json")
+        self.assertIn("ISSCC 2014", table.source)
+        cost = fliqs.costs.get("table:energy_45nm.json")
+        self.assertEqual(cost.unit, "uJ")
+        macs, weights, inputs = (
+            sum(part.values()) for part in (_MACS, _WEIGHTS, _INPUTS)
+        )
+        for fmt, size, mac in (("int8", 1, 0.3), ("fp32", 4, 4.6)):
+            expected = macs * mac + size * (weights * 162.5 + inputs * 12.5)
+            self.assertAlmostEqual(cost(_model(), fmt), expected / 1e6)
+        search = fliqs.SearchModel(
+            _model(),
+            ("int8", "fp16"),
+            cost="table:energy_45nm.json",
+            cost_target="1.5xint8",
+        )
+        self.assertLess(search.budget.lowest, search.budget.highest)
+
     @parameterized.parameters(
-        "bitops", "size", "memory", "table:mac_power_28nm.json"
+        "bitops",
+        "size",
+        "file_size",
+        "memory",
+        "table:mac_power_28nm.json",
+        "table:mac_area_28nm.json",
+        "traffic",
+        "measured",
     )
     def test_graph_and_python_agree(self, name):
+        """For every cost there is, and for both forms of a user's table."""
         model = fliqs.models.get("residual_small")
-        search = fliqs.SearchModel(model, ("e2m1", "e3m0"), cost=name)
+        rng = np.random.default_rng(1)
+        formats = ("e2m1", "e3m0")
+        if name == "traffic":
+            mac = {w: {i: rng.random() for i in formats} for w in formats}
+            name = f"table:{self._table(mac=mac)}"
+        elif name == "measured":
+            layers = {
+                path: {
+                    "macs": layer.macs,
+                    "costs": {f: {f: rng.random()} for f in formats},
+                }
+                for path, layer in fliqs.costs.profile(model).items()
+            }
+            table = self._table(
+                layers=layers, mac=None, weight_byte=None, input_byte=None
+            )
+            name = f"table:{table}"
+        search = fliqs.SearchModel(model, formats, cost=name)
         count = len(search.decisions)
         samples = np.random.default_rng(0).integers(0, 2, (20, count))
         samples = samples.astype(np.int32)

@@ -173,6 +173,19 @@ class CostTest(parameterized.TestCase):
             found / ((stem + depthwise + head) / 2**20), 1, places=12
         )
 
+    @parameterized.parameters(
+        ("int2", 2), ("int3", 4), ("e2m1", 4), ("int5", 8), ("e2m4", 8),
+        ("int8", 8), ("e4m4", 16), ("bf16", 16), ("fp32", 32),
+        # A byte for the 32 elements of a block.
+        ("mxfp6_e3m2", 8 + 8 / 32),
+    )  # fmt: skip
+    def test_file_size_has_the_widths_of_the_file(self, name, bits):
+        model = model_of((32,), keras.layers.Dense(64, name="d"))
+        has_scales = name not in ("bf16", "fp32", "mxfp6_e3m2")
+        expected = 32 * 64 * bits / 8 + 64 * 4 * (1 + has_scales)
+        found = fliqs.costs.get("file_size")(model, name)
+        self.assertAlmostEqual(found * 2**20, expected)
+
     def test_size_of_unscaled_formats(self):
         found = fliqs.costs.get("size")(
             model_of((3,), keras.layers.Dense(2, use_bias=False)), "fp32"

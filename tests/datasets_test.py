@@ -88,6 +88,21 @@ class DigitsTest(parameterized.TestCase):
         self.assertAlmostEqual(float(images.mean()), 0.0, delta=1e-3)
         self.assertAlmostEqual(float(images.std()), 1.0, delta=1e-3)
 
+    def test_pixels_as_they_are(self):
+        raw, normal = (
+            _images(
+                datasets.load(
+                    *("digits", "test", 360, self.data_dir), normalize=normalize
+                )
+            )
+            for normalize in (False, True)
+        )
+        info = datasets.info("digits")
+        self.assertEqual(float(np.max(raw)), 255.0)
+        np.testing.assert_allclose(
+            normal, (raw / 255.0 - info.mean) / info.std, atol=1e-6
+        )
+
     def test_types_and_shapes(self):
         train = datasets.load("digits", "train", 128, self.data_dir)
         test = datasets.load("digits", "test", 128, self.data_dir)
@@ -115,6 +130,36 @@ class DigitsTest(parameterized.TestCase):
         np.testing.assert_array_equal(_images(resumed), epochs[2])
         self.assertFalse(np.array_equal(epochs[0], epochs[1]))
         self.assertFalse(np.array_equal(epochs[0], _images(other)))
+
+    def test_streamed_as_in_memory(self):
+        """What is too large for memory: the same examples and promises."""
+
+        def epochs(first, last, **arguments):
+            data = datasets.load(
+                "digits",
+                "train",
+                479,  # A third of the split: nothing is dropped.
+                self.data_dir,
+                seed=3,
+                first_epoch=first,
+                mixup=0.2,
+                augment=arguments.pop("augment", False),
+                **arguments,
+            )
+            return [_images(data) for _ in range(first, last)]
+
+        def keys(images):
+            return sorted(image.tobytes() for image in images)
+
+        kept, read = epochs(0, 3), epochs(0, 3, cache=False)
+        for one, other in zip(kept, read, strict=True):
+            self.assertEqual(keys(one), keys(other))
+        for arguments in ({}, {"cache": False}, {"cache": True}):
+            arguments["augment"] = True
+            whole = epochs(0, 3, **arguments)
+            resumed = epochs(2, 3, **arguments)
+            np.testing.assert_array_equal(resumed[0], whole[2])
+            self.assertFalse(np.array_equal(whole[0], whole[1]))
 
     def test_order_follows_from_seed_without_a_global_seed(self):
         tf.random.set_seed(None)
@@ -171,9 +216,32 @@ class DigitsTest(parameterized.TestCase):
         self.assertEqual(varied[0].shape, (64, 8, 8, 1))
         self.assertEqual(varied[1].shape, (64, 10))
         self.assertGreater(np.abs(varied[0] - plain[0]).mean(), 0.05)
-        for bad in ({"rand_augment": 1.5}, {"mixup": -1.0}):
-            with self.assertRaisesRegex(ValueError, "Received: rand_augment"):
-                load(**bad)
+        for name, bad in (
+            ("rand_augment", 1.5),
+            ("random_erasing", -0.1),
+            ("mixup", -1.0),
+            ("cutmix", float("nan")),
+        ):
+            with self.assertRaisesRegex(ValueError, f"Received: {name}={bad}"):
+                load(**{name: bad})
+
+    def test_coin_chooses_between_mixup_and_cutmix(self):
+        """CutMix only pastes; mixup changes nearly every pixel it mixes."""
+        plain = datasets.load("digits", "train", 64, self.data_dir)
+        mixed = datasets.load(
+            "digits", "train", 64, self.data_dir, mixup=0.8, cutmix=1.0
+        )
+        pixels = {tuple(np.unique(images)) for images, _ in plain}
+        levels = len(set().union(*pixels))
+        self.assertLessEqual(levels, 17)
+        pasted = []
+        for images, labels in mixed:
+            np.testing.assert_allclose(np.sum(labels, 1), 1.0, rtol=1e-6)
+            self.assertLess(np.max(labels, 1).min(), 0.9)
+            pasted.append(len(np.unique(images)) <= levels)
+        self.assertLen(pasted, 22)
+        # Of 22 fair coins 3 or fewer, or 19 or more: one in 3,000.
+        self.assertBetween(sum(pasted), 4, 18)
 
     def test_part_held_out_of_train(self):
         held_out = datasets.load(

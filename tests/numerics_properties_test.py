@@ -220,5 +220,21 @@ class PropertyTest(parameterized.TestCase):
         np.testing.assert_array_equal(np.abs(codes - y), best)
 
 
+class GatheredGradientTest(absltest.TestCase):
+    def test_rows_of_a_rounded_table(self):
+        table = tf.constant([[0.5, 3.0], [1.0, -2.0], [7.0, 0.25]])
+        for scale in (None, 0.25):
+            with tf.GradientTape() as tape:
+                tape.watch(table)
+                rows = tf.gather(fake_quant(table, "int4", scale=scale), [1, 1])
+                loss = tf.reduce_sum(rows * [[1.0, 10.0], [100.0, 1000.0]])
+            # The scale 1/4 clips at 7/4, below the row's second value.
+            second = 1010.0 if scale is None else 0.0
+            gradient = tf.convert_to_tensor(tape.gradient(loss, table))
+            np.testing.assert_array_equal(
+                gradient, [[0, 0], [101, second], [0, 0]]
+            )
+
+
 if __name__ == "__main__":
     absltest.main()

@@ -48,6 +48,18 @@ class PlotsTest(absltest.TestCase):
         plots.search_curves(epochs, self.path, {"warmup": 0.75})
         self.assertIsPicture()
 
+    def test_switching_errors_of_one_search_and_of_several(self):
+        epochs = [
+            {"epoch": n, "switching_errors": {"stem": 0.2 / (1 + n), "head": 0}}
+            for n in range(3)
+        ]
+        plots.switching_errors({"a search": epochs}, self.path)
+        self.assertIsPicture()
+        plots.switching_errors(
+            {"a": epochs, "b": epochs, "c": epochs}, self.path
+        )
+        self.assertIsPicture()
+
     def test_pareto(self):
         points = [
             {"method": "a", "target": "1", "cost": 1.0, "quality": 90.0},

@@ -93,7 +93,18 @@ class PresetsTest(absltest.TestCase):
             "mobilenet_v2": {"optimizer": "rmsprop", "schedule_decay": 0.98},
             "efficientnet_b4": {"learning_rate": 0.256, "weight_ema": 0.9999},
             "inception_v3": {"optimizer_epsilon": 1.0, "clip_norm": 2.0},
-            "deit": {"weight_decay": 0.05, "mixup": 0.8, "epochs": 300},
+            "deit": {
+                "batch_size": 1024,
+                "epochs": 300,
+                "learning_rate": 1e-3,
+                "learning_rate_warmup": 5.0,
+                "weight_decay": 0.05,
+                "label_smoothing": 0.1,
+                "mixup": 0.8,
+                "cutmix": 1.0,
+                "random_erasing": 0.25,
+            },
+            "resnet20": {"epochs": 164, "schedule": "step"},
             "mlperf_tiny_resnet8": {"schedule_decay": 0.99, "epochs": 500},
         }.items():
             config = self.configs[name].to_dict()

@@ -308,6 +308,33 @@ class StochasticTest(parameterized.TestCase):
 class ModelTest(parameterized.TestCase):
     """The options in models: searched for two steps, fixed, saved, loaded."""
 
+    def test_a_search_trains_learned_ranges(self):
+        rng = np.random.default_rng(6)
+        x = rng.standard_normal((64, 8)).astype("float32")
+        x[::8] *= 8.0  # Outliers, which few codes should not spread over.
+        y = x @ rng.standard_normal((8, 2)).astype("float32")
+        inputs = keras.Input((8,))
+        model = keras.Model(inputs, keras.layers.Dense(2, name="head")(inputs))
+        search = fliqs.SearchModel(
+            model, ("int3", "int4"), input_range="lsq", cost_target="1.5xint3"
+        )
+        head = search.searchable_model.get_layer("head")
+        limits = [w for w in head.trainable_weights if "range" in w.name]
+        self.assertLen(limits, 1)
+        search.compile(keras.optimizers.Adam(0.02), "mse")
+        start = float(np.abs(x).max())
+        history = search.fit(x, y, batch_size=64, epochs=60, verbose=0)
+        losses = history.history["loss"]
+        self.assertLess(losses[-1], 0.7 * losses[0])
+        learned = float(limits[0])
+        self.assertBetween(learned, 0.05 * start, 0.98 * start)
+        (fixed,) = (
+            w
+            for w in search.best_model().get_layer("head").weights
+            if w.name == "input_range"
+        )
+        self.assertEqual(float(fixed), learned)
+
     @parameterized.parameters(
         {"input_range": "lsq"},
         {"input_range": "percentile", "input_signedness": "affine"},

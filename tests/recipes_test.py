@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from absl.testing import parameterized
 
+from fliqs_tf import layers
 from fliqs_tf import recipes
 from fliqs_tf.config import TrainConfig
 
@@ -89,14 +90,16 @@ class OptimizerTest(parameterized.TestCase):
         self.assertAlmostEqual(float(schedule(9)), 0.05)
         self.assertAlmostEqual(float(schedule(10)), 0.025)
 
-    def test_decay_leaves_biases_and_norms_alone(self):
+    def test_decay_leaves_biases_norms_and_ranges_alone(self):
         model = keras.Sequential(
             [
                 keras.Input((3,)),
                 keras.layers.Dense(2, bias_initializer="ones"),
                 keras.layers.BatchNormalization(),
+                layers.Dense(2, input_range="lsq"),
             ]
         )
+        model(np.ones((4, 3), "float32"), training=True)
         before = [w.numpy() for w in model.trainable_variables]
         config = _config(
             optimizer="sgd",
@@ -108,9 +111,11 @@ class OptimizerTest(parameterized.TestCase):
         zeros = [np.zeros_like(w) for w in before]
         optimizer.apply(zeros, model.trainable_variables)
         after = [w.numpy() for w in model.trainable_variables]
-        np.testing.assert_allclose(after[0], before[0] * 0.95, rtol=1e-6)
-        for i in (1, 2, 3):
-            np.testing.assert_array_equal(after[i], before[i])
+        names = [w.name for w in model.trainable_variables]
+        self.assertIn("input_range", names)
+        for name, old, new in zip(names, before, after, strict=True):
+            share = 0.95 if name == "kernel" else 1.0
+            np.testing.assert_allclose(new, old * share, rtol=1e-6)
 
     def test_moving_average_becomes_the_weights(self):
         config = _config(

@@ -89,15 +89,19 @@ class StudyTableTest(absltest.TestCase):
             "cost_ratio": None,
             "size_mib": (0.5, None),
             "seconds": (65.4, 23.6),
+            "entropy": None,
+            "peak_memory_mib": (812.4, 10.0),
         }
         text = " ".join(_text(report.study_table([row])).split())
         for cell in (
             "98.77 ± 0.12",
             "0.009998 ± 0.000001",
-            " - 512.0 65 ± 24",
+            " 512.0 65 ± 24 812 ± 10",
             "Cost (GBOPs)",
         ):
             self.assertIn(cell, text)
+        # Nothing here has an entropy.
+        self.assertNotIn("Entropy", text)
 
 
 if __name__ == "__main__":

@@ -68,14 +68,54 @@ class StudyTest(parameterized.TestCase):
         self.assertLen(folders, 6)
         self.assertIn(str(self.root / "runs" / "fliqs_0.01_seed1"), folders)
 
+    def test_variants_are_rows_of_fliqs_alone(self):
+        study = studies.Study(
+            dataclasses.replace(self.base, freeze=0.7),
+            ["fliqs", "manual"],
+            ["1.25xint4"],
+            [0],
+            {"early": {"freeze": "0.5", "warmup": "0.1"}},
+        )
+        study.create()
+        own, early, manual = study.runs
+        self.assertEqual(study.name(early), "fliqs_early_1.25xint4_seed0")
+        self.assertEqual(
+            (own.freeze, early.freeze, early.warmup), (0.7, 0.5, 0.1)
+        )
+        # What manual precision does not read is at its defaults, so that its
+        # results stand when the controller is set otherwise.
+        self.assertEqual(manual.freeze, SearchConfig(run_dir="x").freeze)
+        for config in study.runs:
+            study.add(config, _report(config))
+        self.assertEqual(
+            [row["method"] for row in studies.summarize(study.results())],
+            ["fliqs", "fliqs (early)", "manual"],
+        )
+
+    @parameterized.parameters(
+        ({"epochs": "3"}, "one of reward, beta.*Received: epochs=3"),
+        ({"freeze": "soon"}, "type float.*Received: freeze=soon"),
+    )
+    def test_bad_variants(self, settings, message):
+        with self.assertRaisesRegex(ValueError, message):
+            self.base.override(settings)
+
     def test_results_are_small_and_name_no_place(self):
-        study = self._study(data_dir="/secret")
+        study = self._study(data_dir="/secret", model_file="/secret/m.h5")
         config = study.runs[0]
         study.add(config, _report(config))
         text = study.result_path(config).read_text("utf-8")
         self.assertNotIn("/secret", text)
         self.assertNotIn(str(self.root), text)
         self.assertNotIn("history", text)
+        self.assertIn("m.h5", text)
+        self.assertTrue(study.is_finished(config))
+        elsewhere = dataclasses.replace(config, model_file="models/m.h5")
+        self.assertTrue(study.is_finished(elsewhere))
+        with self.assertRaisesRegex(ValueError, "model_file='other.h5'"):
+            study.is_finished(
+                dataclasses.replace(config, model_file="other.h5")
+            )
         self.assertEqual(
             study.result(config)["formats"],
             {"stem": {"weight": "int4", "input": "int8"}},

@@ -1,5 +1,6 @@
 """A searchable model whose formats a method sets and prices at will."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import keras
@@ -7,15 +8,11 @@ import numpy as np
 
 from fliqs_tf import costs
 from fliqs_tf.assignment import Assignment
-from fliqs_tf.budget import Budget
-from fliqs_tf.budget import cost_terms
+from fliqs_tf.budget import make_budget
 from fliqs_tf.budget import model_decisions
 from fliqs_tf.convert import to_searchable
 from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import walk
-
-# Of the cost, so that a target of exactly a sample's cost is met.
-_SLACK = 1e-9
 
 
 class Choice:
@@ -27,6 +24,8 @@ class Choice:
         cost: Cost that is bounded.
         target: Its bound, in the cost's unit; `None` for none.
         input_range: See `to_searchable`.
+        input_signedness: See there.
+        bounds: Further costs -> targets, as `SearchModel` takes them.
     """
 
     def __init__(
@@ -36,8 +35,15 @@ class Choice:
         cost: costs.AnyCost,
         target: float | None,
         input_range: str = "ema",
+        input_signedness: str = "symmetric",
+        bounds: Mapping[str | costs.AnyCost, float | str] = {},  # noqa: B006
     ):
-        self.model = to_searchable(model, space, input_range=input_range)
+        self.model = to_searchable(
+            model,
+            space,
+            input_range=input_range,
+            input_signedness=input_signedness,
+        )
         layers = {
             path: layer
             for path, layer in walk(self.model)
@@ -47,11 +53,8 @@ class Choice:
         self.layers = tuple(layers.values())
         self.decisions = tuple(decision for decision, _ in found)
         self.variables = tuple(tuple(variables) for _, variables in found)
-        self.budget = Budget(
-            cost,
-            cost_terms(cost, self.model, self.decisions),
-            self.decisions,
-            target,
+        self.budget = make_budget(
+            self.model, self.decisions, cost, target, bounds
         )
 
     @property
@@ -66,10 +69,8 @@ class Choice:
                 variable.assign(int(option))
 
     def fits(self, sample: Sequence[int] | np.ndarray) -> bool:
-        """Whether a sample's cost does not exceed the target."""
-        return self.budget.of(np.asarray(sample)) <= self.budget.target * (
-            1 + _SLACK
-        )
+        """Whether a sample keeps the target and the bounds."""
+        return not self.budget.broken(np.asarray(sample))
 
     def assignment(self, sample: Sequence[int] | np.ndarray) -> Assignment:
         """The assignment of a sample."""

@@ -10,8 +10,9 @@ as in EdMIPS, and gives
 with a temperature `T` that falls by an exponential, as in DNAS. Weights and
 logits learn together, from the loss plus `|E[C] / C_target - 1|` with the
 expected cost under `softmax(logits)` (both papers have a weight of the cost to
-tune by hand and no target). Then the formats are chosen within the budget, and
-the model is trained anew with the remaining steps.
+tune by hand and no target), and `max(E[B] / B_target - 1, 0)` for every further
+bound. Then the formats are chosen within the budget, and the model is trained
+anew with the remaining steps.
 
 Time and memory grow with the number of formats: that is the method's price.
 """
@@ -108,8 +109,12 @@ class MixtureModel(keras.Model):
 
     def __init__(self, choice: Choice, steps: int, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
-        self._cost_base, self._cost_prices = _prices(choice)
-        self._cost_target = choice.budget.target
+        budget = choice.budget
+        self._cost_prices = _prices(choice, budget.terms) / budget.target
+        self._bound_prices = [
+            _prices(choice, bound.terms) / bound.target
+            for bound in budget.bounds
+        ]
         self._cooling_steps = steps
         self.model, self.mixtures = _mixed(choice, seed)
         self.step = self.add_weight(
@@ -139,8 +144,7 @@ class MixtureModel(keras.Model):
             loss = self.compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight
             )
-            ratio = self.expected_cost() / self._cost_target
-            total = loss + _PENALTY * ops.abs(ratio - 1.0)
+            total = loss + _PENALTY * self.penalty()
         weights = self.trainable_variables
         gradients = tape.gradient(total, [v.value for v in [*weights, *logits]])
         self.optimizer.apply(gradients[: len(weights)], weights)
@@ -149,10 +153,14 @@ class MixtureModel(keras.Model):
         self._loss_tracker.update_state(loss, sample_weight=ops.shape(x)[0])
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def expected_cost(self):
-        """Expected cost under the softmax of the logits, a scalar."""
+    def penalty(self):
+        """How far the expected cost is from its target, and beyond bounds."""
         shares = ops.softmax(self._stacked())
-        return self._cost_base + ops.sum(shares * self._cost_prices)
+        result = ops.abs(_expected(shares, self._cost_prices) - 1.0)
+        for prices in self._bound_prices:
+            excess = _expected(shares, prices) - 1.0
+            result += ops.maximum(excess, 0.0)
+        return result
 
     def log_probabilities(self) -> np.ndarray:
         """Log-probabilities of the options, `(decisions, options)`."""
@@ -165,16 +173,21 @@ class MixtureModel(keras.Model):
         return [mixture.logits for mixture in self.mixtures]
 
 
-def _prices(choice):
-    """Cost of a first sample, and what each option adds to it."""
-    zeros = np.zeros(len(choice.decisions), np.int32)
-    base = choice.budget.of(zeros)
-    prices = np.zeros((len(zeros), len(choice.options)), "float32")
-    for decision, option in np.ndindex(*prices.shape):
-        sample = zeros.copy()
-        sample[decision] = option
-        prices[decision, option] = choice.budget.of(sample) - base
-    return base, prices
+def _prices(choice, terms):
+    """Prices of options: float32 `(sums, decisions, options)`."""
+    sums = 1 + max(term.group for term in terms)
+    prices = np.zeros(
+        (sums, len(choice.decisions), len(choice.options)), "float32"
+    )
+    for term in terms:
+        # One decision a layer: weights and inputs have the same format.
+        prices[term.group, term.weight] += np.diag(term.table)
+    return prices
+
+
+def _expected(shares, prices):
+    """Expected cost: the largest of the sums' expectations."""
+    return ops.max(ops.sum(shares * prices, axis=(1, 2)))
 
 
 def _mixed(choice, seed):

@@ -45,7 +45,7 @@ def sample(choice: Choice) -> np.ndarray:
             return found
     raise ValueError(
         "Manual precision keeps the first and the last layer at "
-        f"{choice.options[widest]}, the others at one format. Received: a "
-        f"target of {choice.budget.target:.6g} {choice.budget.cost.unit}, "
-        f"below the {choice.budget.of(found):.6g} of the narrowest. Raise it."
+        f"{choice.options[widest]}, the others at one format. Received: with "
+        f"the narrowest format, {'; '.join(choice.budget.broken(found))}. "
+        "Raise the target or the bound."
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
@@ -26,8 +27,11 @@ class Task:
         cost: Cost that is bounded.
         target: Its bound, in the cost's unit; `None` for methods that take
             none.
+        bounds: Further costs -> targets that the result has to keep, as
+            `SearchModel` takes them.
         epochs: Epochs of the whole method, whatever it spends them on.
         input_range: See `to_searchable`.
+        input_signedness: See there.
         seed: Seed of what a method draws.
         fit: `fit(model, first, last, **compile_arguments)` trains a model in
             epochs `first` (included) to `last` (excluded) of the run, with a
@@ -43,8 +47,12 @@ class Task:
     space: tuple[str, ...]
     cost: AnyCost
     target: float | None
+    bounds: Mapping[str | AnyCost, float | str] = dataclasses.field(
+        default_factory=dict
+    )
     epochs: int
     input_range: str = "ema"
+    input_signedness: str = "symmetric"
     seed: int = 0
     fit: Callable[..., None]
 
@@ -61,6 +69,14 @@ class Task:
             self.cost,
             self.target,
             self.input_range,
+            self.input_signedness,
+            self.bounds,
+        )
+
+    def fixed(self, model: keras.Model, assignment: Assignment) -> keras.Model:
+        """The model (as it is trained so far) at fixed formats."""
+        return to_fixed(
+            model, assignment, self.input_range, self.input_signedness
         )
 
     def train(
@@ -71,7 +87,7 @@ class Task:
         rate: float = 1.0,
     ) -> "Result":
         """Trains a model at fixed formats from an epoch to the end."""
-        fixed = to_fixed(model, assignment, self.input_range)
+        fixed = self.fixed(model, assignment)
         if first < self.epochs:
             self.fit(fixed, first, self.epochs, rate=rate)
         return Result(fixed, assignment)

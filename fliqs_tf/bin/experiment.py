@@ -1,5 +1,6 @@
 """A whole run: data, model, training or search, export, report."""
 
+import resource
 import time
 from typing import Any
 
@@ -31,6 +32,8 @@ from fliqs_tf.formats import get_format
 from fliqs_tf.recalibrate import recalibrate
 from fliqs_tf.run_folder import RunFolder
 from fliqs_tf.search_model import SearchModel
+from fliqs_tf.space import TIED
+from fliqs_tf.space import Rule
 from fliqs_tf.space import get_space
 
 
@@ -49,16 +52,18 @@ def search(config: SearchConfig) -> dict[str, Any]:
     """
     if config.method == "fliqs":
         return _search(config)
-    if config.bounds:
+    if config.input_formats != TIED:
         raise ValueError(
-            "`bounds` are for the method 'fliqs'. Received: bounds="
-            f"{config.bounds!r}, method={config.method!r}. Leave them out."
+            "Inputs with formats of their own are for the method 'fliqs'. "
+            f"Received: input_formats={config.input_formats!r}, method="
+            f"{config.method!r}. Leave it at 'tied'."
         )
     method = baselines.get(config.method)
     run = _Run(config)
     cost = costs.get(config.cost)
     target = None
-    if config.cost_target is not None and baselines.is_bounded(config.method):
+    is_bounded = baselines.is_bounded(config.method)
+    if config.cost_target is not None and is_bounded:
         target = costs.target(cost, run.model, config.cost_target)
     task = baselines.Task(
         model=run.model,
@@ -68,13 +73,32 @@ def search(config: SearchConfig) -> dict[str, Any]:
         space=get_space(config.space),
         cost=cost,
         target=target,
+        bounds=costs.parse_bounds(config.bounds),
         epochs=config.epochs,
         input_range=config.input_range,
+        input_signedness=config.input_signedness,
         seed=config.seed,
         fit=run.fit,
     )
+    # Before hours of training: whether anything fits.
+    budget = task.choice().budget if is_bounded else None
+    if budget is not None:
+        _announce(budget)
     result = method(task)
-    return run.finish(result.model, result.assignment, target)
+    return run.finish(
+        result.model,
+        result.assignment,
+        target,
+        None if budget is None else _kept(budget, result),
+    )
+
+
+def _input_rules(input_formats):
+    if input_formats == TIED:
+        return ()
+    return (
+        Rule(input_formats=None if input_formats == "float" else input_formats),
+    )
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -85,7 +109,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     else:
         name = get_format(config.formats).name
         assignment = Assignment.uniform(run.model, name)
-    model = to_fixed(run.model, assignment, config.input_range)
+    model = to_fixed(
+        run.model, assignment, config.input_range, config.input_signedness
+    )
     run.fit(model, 0, config.epochs)
     return run.finish(model, assignment, None)
 
@@ -97,10 +123,12 @@ def _search(config):
         space=config.space,
         cost=config.cost,
         cost_target=config.cost_target,
+        rules=_input_rules(config.input_formats),
         reward=config.reward,
         beta=config.beta,
         quality=config.quality,
         input_range=config.input_range,
+        input_signedness=config.input_signedness,
         seed=config.seed,
         bounds=costs.parse_bounds(config.bounds),
     )
@@ -112,16 +140,9 @@ def _search(config):
         entropy_weight=config.entropy_weight,
         baseline_momentum=config.baseline_momentum,
         cost_samples=config.cost_samples,
+        credit=config.credit,
     )
-    rich.print(
-        f"Cost between {model.budget.lowest:.6g} and "
-        f"{model.budget.highest:.6g} {model.cost.unit}, target "
-        f"{model.budget.target:.6g} {model.cost.unit}."
-    )
-    for bound in model.budget.bounds:
-        rich.print(
-            f"Bound of {bound.cost.name}: {bound.target:.6g} {bound.cost.unit}."
-        )
+    _announce(model.budget)
     run.fit(model, 0, config.epochs, controller=controller, jit_compile=None)
     phases = {
         name: getattr(config, name) * config.epochs
@@ -129,21 +150,51 @@ def _search(config):
     }
     plots.probabilities(run.history, run.folder.plots / "probabilities.png")
     plots.search_curves(run.history, run.folder.plots / "search.png", phases)
-    bounds = {
-        "cost_lowest": model.budget.lowest,
-        "cost_highest": model.budget.highest,
+    plots.switching_errors(
+        {"Switching error": run.history}, run.folder.plots / "switching.png"
+    )
+    result = baselines.Result(model.best_model(), model.assignment())
+    return run.finish(
+        result.model,
+        result.assignment,
+        model.budget.target,
+        {
+            # It does not change any more once the formats are fixed.
+            "entropy": float(keras.ops.mean(model.policy.entropy())),
+            **_kept(model.budget, result),
+        },
+    )
+
+
+def _announce(budget):
+    """Says what the space can reach, and what is asked of it."""
+    unit = budget.cost.unit
+    rich.print(
+        f"Cost between {budget.lowest:.6g} and {budget.highest:.6g} {unit}, "
+        f"target {budget.target:.6g} {unit}."
+    )
+    for bound, lowest in zip(budget.bounds, budget.lowest_bounds, strict=True):
+        unit = bound.cost.unit
+        rich.print(
+            f"Bound of {bound.cost.name}: {bound.target:.6g} {unit}, of at "
+            f"least {lowest:.6g} {unit} in this space."
+        )
+
+
+def _kept(budget, result):
+    """What a report says of the budget that a result has kept."""
+    return {
+        "cost_lowest": budget.lowest,
+        "cost_highest": budget.highest,
         "bounds": {
             bound.cost.name: {
-                "value": bound.cost(model, model.assignment()),
+                "value": bound.cost(result.model, result.assignment),
                 "target": bound.target,
                 "unit": bound.cost.unit,
             }
-            for bound in model.budget.bounds
+            for bound in budget.bounds
         },
     }
-    return run.finish(
-        model.best_model(), model.assignment(), model.budget.target, bounds
-    )
 
 
 class _Run:
@@ -164,10 +215,11 @@ class _Run:
         )
         split = "test" if "test" in self.info.num_examples else "validation"
         self.test = self._load(split, training=False)
-        self.loss = keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=config.label_smoothing
-        )
         self.model = self._model()
+        self.loss = keras.losses.CategoricalCrossentropy(
+            from_logits=not initial_model.gives_probabilities(self.model),
+            label_smoothing=config.label_smoothing,
+        )
 
     def _model(self):
         config = self.config
@@ -189,8 +241,11 @@ class _Run:
             data_dir=config.data_dir,
             seed=config.seed,
             image_size=config.image_size,
+            normalize=config.normalize,
             rand_augment=config.rand_augment,
+            random_erasing=config.random_erasing,
             mixup=config.mixup,
+            cutmix=config.cutmix,
             **arguments,
         )
 
@@ -276,7 +331,7 @@ class _Run:
             bounds: More of the result to record.
         """
         config, folder = self.config, self.folder
-        seconds = self._seconds()
+        seconds, peak_memory = self._seconds(), _peak_memory_mib()
         folder.create()
         assignment.save(folder.assignment)
         # XLA reorders float32 sums; a stored model is to repeat its numbers.
@@ -311,6 +366,7 @@ class _Run:
                 "cost_ratio": value / target if target else None,
                 "size_mib": costs.get("size")(fixed, assignment),
                 "seconds": seconds,
+                "peak_memory_mib": peak_memory,
                 **(bounds or {}),
             },
             "layers": rows,
@@ -336,6 +392,7 @@ class _Run:
             "Format of each layer": "formats.png",
             "Probabilities of each decision": "probabilities.png",
             "Reward, cost and entropy": "search.png",
+            "Change of the weights by switching formats": "switching.png",
         }
         page = reports.run_page(
             report,
@@ -347,3 +404,8 @@ class _Run:
         )
         write_json(folder.report, report)
         write_text(folder.page, page)
+
+
+def _peak_memory_mib():
+    """What this process has held at most, TensorFlow and the data included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

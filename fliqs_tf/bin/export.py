@@ -13,6 +13,7 @@ import sys
 import keras
 import rich
 import rich.box
+import rich.console
 import rich.table
 from absl import app
 from absl import flags
@@ -27,6 +28,8 @@ from fliqs_tf.export import export_tflite
 from fliqs_tf.export import inspect
 from fliqs_tf.flags import export_flags
 
+_FILE_WIDTH = 160
+
 # Shown by --helpshort.
 flags.adopt_module_key_flags(export_flags)
 
@@ -36,7 +39,11 @@ def main(argv):
     program.refuse_arguments(argv)
     if export_flags.INSPECT.value is not None:
         found = inspect(export_flags.INSPECT.value)
-        rich.print(_weight_table(found))
+        console = rich.console.Console()
+        if not console.is_terminal:
+            # Files and pipes have room, and 80 columns break every name.
+            console.width = _FILE_WIDTH
+        console.print(_weight_table(found))
         print(found)
         return
     for flag in (export_flags.MODEL_FILE, export_flags.OUTPUT):
@@ -89,20 +96,25 @@ def _export(model, data) -> ExportReport:
 
 def _weight_table(found: FileReport) -> rich.table.Table:
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    for title in ("weights of", "operator", "asked", "input"):
-        table.add_column(title)
-    table.add_column("count", justify="right")
+    table.add_column("weights of", overflow="fold")
+    table.add_column("operator", no_wrap=True)
+    # Another tool's file does not say.
+    says_formats = any(row.asked is not None for row in found.rows)
+    if says_formats:
+        table.add_column("asked")
+        table.add_column("input")
+    table.add_column("count", justify="right", no_wrap=True)
     table.add_column("stored as")
-    for title in ("bits", "bytes"):
-        table.add_column(title, justify="right")
+    table.add_column("bits", justify="right", no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("multiplied with")
     for row in found.rows:
         scale = row.input_scale
+        formats = (row.asked or "", row.asked_input or "")
         table.add_row(
             row.name,
-            row.operator,
-            row.asked or "",
-            row.asked_input or "",
+            row.operator + (f" x {row.uses}" if row.uses > 1 else ""),
+            *(formats if says_formats else ()),
             f"{row.weights:,}",
             row.stored_type + (", decoded" if row.decoded else ""),
             f"{row.stored_bits:.3g}",

@@ -11,9 +11,9 @@ def load(path: str) -> keras.Model:
     """Loads a model as plain Keras layers.
 
     Args:
-        path: `.keras` file of a plain model, or of one that a run wrote, whose
-            layers become the Keras layers they stand for, at their float
-            weights.
+        path: `.keras` or `.h5` file of a plain model, or `.keras` file of one
+            that a run wrote, whose layers become the Keras layers they stand
+            for, at their float weights.
 
     Raises:
         ValueError: If there is no such file, or it holds no model.
@@ -47,6 +47,18 @@ def load(path: str) -> keras.Model:
         for weight in copy.weights:
             weight.assign(values[weight.name])
     return clone
+
+
+def gives_probabilities(model: keras.Model) -> bool:
+    """Whether a model ends in a softmax, and not in logits."""
+    (output,) = model.outputs
+    layer = output._keras_history.operation
+    if isinstance(layer, keras.Model):
+        return gives_probabilities(layer)
+    return (
+        isinstance(layer, keras.layers.Softmax)
+        or getattr(layer, "activation", None) is keras.activations.softmax
+    )
 
 
 def _is_keras(cls):

@@ -51,6 +51,10 @@ class Agreement:
         accuracy_drop_allowed: See `Bounds.accuracy_drop`.
         accuracy: Accuracy of the file, a fraction; `None` without labels.
         reference_accuracy: Accuracy of the reference.
+        replayed_samples: Deviating samples that do not deviate from a replay
+            of the file's roundings (see `replay.py`): in them, values stood
+            on the boundary between two codes.
+        replayed_error: Largest relative error of those.
     """
 
     data: str
@@ -64,6 +68,8 @@ class Agreement:
     accuracy_drop_allowed: float
     accuracy: float | None = None
     reference_accuracy: float | None = None
+    replayed_samples: int = 0
+    replayed_error: float = 0.0
 
     @property
     def accuracy_drop(self) -> float | None:
@@ -81,7 +87,7 @@ class Agreement:
             return True
         if self.measure != MAX:
             return self.rms_error <= self.tolerance
-        return self.deviating_samples == 0
+        return self.deviating_samples == self.replayed_samples
 
     def __str__(self) -> str:
         text = (
@@ -92,6 +98,12 @@ class Agreement:
         )
         if self.measure == MAX:
             text += f", {self.deviating_samples} deviate"
+        if self.replayed_samples:
+            text += (
+                f", {self.replayed_samples} of them by values between two "
+                "codes (with these rounded alike the largest relative error "
+                f"is {self.replayed_error:.3g})"
+            )
         if self.accuracy is not None:
             text += (
                 f", the accuracy is {self.accuracy:.4f} against "
@@ -113,12 +125,14 @@ class Tally:
         self._magnitudes: list = []
         self._squares: list = []
         self._right: list = []
+        self._replays: list = []
 
     def add(
         self,
         received: list[np.ndarray],
         expected: list[np.ndarray],
         labels: np.ndarray | None,
+        replays: Mapping[int, list[np.ndarray]] | None = None,
     ) -> None:
         """Adds a batch.
 
@@ -126,6 +140,7 @@ class Tally:
             received: Outputs of the file.
             expected: Outputs of the reference.
             labels: Class numbers `(batch,)`, or `None`.
+            replays: Sample -> outputs that it may have as well.
 
         Raises:
             RuntimeError: If the shapes differ.
@@ -138,6 +153,7 @@ class Tally:
         )
         self._magnitudes.append([np.abs(y).max(initial=0.0) for y in expected])
         self._squares.append([_squares(*pair) for pair in pairs])
+        self._replays.append(_replay_errors(received, replays or {}))
         if labels is not None:
             # Labels belong to models with one output.
             self._right.append([y.argmax(-1) == labels for y in pairs[0]])
@@ -158,6 +174,8 @@ class Tally:
             right = np.concatenate(self._right, axis=1).mean(axis=1)
             accuracies = [float(share) for share in right]
         deviates = (relative > bounds.tolerance) | ~agrees
+        replayed = np.max(np.concatenate(self._replays, axis=1) / scale, axis=0)
+        is_replayed = deviates & (replayed <= bounds.tolerance)
         return Agreement(
             data=data,
             samples=len(relative),
@@ -170,7 +188,24 @@ class Tally:
             accuracy_drop_allowed=bounds.accuracy_drop,
             accuracy=accuracies[0],
             reference_accuracy=accuracies[1],
+            replayed_samples=int(is_replayed.sum()),
+            replayed_error=float(replayed[is_replayed].max(initial=0.0)),
         )
+
+
+def deviating(
+    received: list[np.ndarray], expected: list[np.ndarray], tolerance: float
+) -> list[int]:
+    """Samples with an error above the tolerance or with another argmax.
+
+    Relative to the largest magnitude in these batches.
+    """
+    found = np.zeros(len(received[0]), bool)
+    for pair in zip(received, expected, strict=True):
+        scale = np.abs(pair[1]).max(initial=0.0) or 1.0
+        found |= _sample_errors(*pair) > tolerance * scale
+        found |= ~_same_argmax(*pair)
+    return [int(index) for index in np.flatnonzero(found)]
 
 
 def rms_error(received: np.ndarray, expected: np.ndarray) -> float:
@@ -245,6 +280,22 @@ def _sample_errors(received, expected):
     """Largest absolute error of each sample."""
     difference = _difference(received, expected).reshape(len(expected), -1)
     return difference.max(axis=1, initial=0.0)
+
+
+def _replay_errors(received, replays):
+    """Largest absolute error `(outputs, batch)`; infinite without a replay.
+
+    And with one that has another argmax.
+    """
+    errors = np.full((len(received), len(received[0])), np.inf)
+    for index, expected in replays.items():
+        pairs = [
+            (y[index : index + 1], x)
+            for y, x in zip(received, expected, strict=True)
+        ]
+        if all(np.all(_same_argmax(*pair)) for pair in pairs):
+            errors[:, index] = [_sample_errors(*pair)[0] for pair in pairs]
+    return errors
 
 
 def _squares(received, expected):

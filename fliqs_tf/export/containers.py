@@ -16,9 +16,11 @@ LiteRT 2.3, with the default and with the plain kernels):
 - The rest: FLOAT32.
 
 Speed is another matter: XNNPACK takes convolutions only with weights that are
-FLOAT32 or INT8 and DEQUANTIZE; others run in LiteRT's own kernels (ResNet-20
-on one x86-64 thread: 0.4 ms an image against 2 to 2.6 ms). So `"fast"` uses
-only these two: INT8 for all that fits it, FLOAT32 for the rest.
+FLOAT32, or INT8 or FLOAT16 and DEQUANTIZE, which it does once; others run in
+LiteRT's own kernels and are decoded at every call (ResNet-20 on one x86-64
+thread: 0.4 ms an image against 2 to 2.6 ms). So `"fast"` uses only these:
+INT8 for all that fits it, FLOAT16 for the codes that fit that (the scale of a
+channel, which would not, multiplies the output), FLOAT32 for the rest.
 
 They are written straight into the flatbuffer. `ai-edge-quantizer` can be given
 known scales by a registered algorithm, but its policy refuses INT4 for
@@ -44,10 +46,13 @@ _INTEGER_TYPES = {
     16: (TensorType.INT16, 3),
 }
 CONTAINERS = ("small", "fast")
+_FAST_LEVELS = 2**7 - 1
 _BFLOAT16 = tf.bfloat16.as_numpy_dtype
 _TABLE_BITS = (2, 4, 8)
 _TABLE_ROWS = 256
 _EXPONENT_BIAS = 127
+# Brings codes, the largest of which is below 2, to the top of FLOAT16.
+_FLOAT16_UNIT = 2.0**15
 _POWERS = "e8m0/values"
 
 
@@ -72,7 +77,8 @@ class ContainerWriter:
         codes: np.ndarray,
         axis: int,
         scale: np.ndarray,
-    ) -> int:
+        scales_output: bool = False,
+    ) -> tuple[int, np.ndarray | None]:
         """Stores `codes * scale` in the smallest or fastest container.
 
         Args:
@@ -81,14 +87,25 @@ class ContainerWriter:
             fmt: Format of the codes.
             codes: float32 codes in normalised units.
             axis: Axis of `codes` that the scale belongs to.
-            scale: Positive float32 array `(codes.shape[axis],)`.
+            scale: Float32 array `(codes.shape[axis],)` without zeros.
+            scales_output: Whether a scale may be left to the output of the
+                operator that reads the weights.
 
         Returns:
-            Number of the float32 tensor to use in place of `constant`.
+            Number of the float32 tensor to use in place of `constant`, and the
+            scale that is left; `None` if there is none.
         """
+        is_wide = rounding.levels_of(fmt) > _FAST_LEVELS
+        if self._is_fast and scales_output and is_wide:
+            high = codes * np.float32(_FLOAT16_UNIT)
+            if _holds(np.float16, high):
+                return self._float16(name, high), scale / _FLOAT16_UNIT
+        return self._write(name, constant, fmt, codes, axis, scale), None
+
+    def _write(self, name, constant, fmt, codes, axis, scale):
         largest = rounding.levels_of(fmt)
         if self._is_fast:
-            if largest <= 2**7 - 1:
+            if largest <= _FAST_LEVELS:
                 return self._integers(name, 8, fmt, codes, axis, scale)
             self._graph.rename(constant, name)
             return constant
@@ -124,7 +141,7 @@ class ContainerWriter:
             name, pack(integers, bits), tensor_type, codes.shape, inner, axis
         )
         decoded = self._operate(
-            Builtin.DEQUANTIZE, version, [stored], name, codes.shape
+            Builtin.DEQUANTIZE, version, [stored], codes.shape
         )
         return self._scaled(name, decoded, codes.shape, axis, outer)
 
@@ -133,13 +150,15 @@ class ContainerWriter:
         content = pack(np.searchsorted(values, codes), bits)
         per_byte = 8 // bits
         table = self._table(fmt.name, bits, values)
+        if per_byte == 1:
+            return self._gather(name, content, table, codes.shape)
         size = content.size * per_byte
         if size == codes.size:
             return self._gather(name, content, table, codes.shape)
         # Odd sizes: the last byte holds codes that are none.
         decoded = self._gather(name, content, table, (size,))
-        decoded = self._slice(name, decoded, (codes.size,))
-        return self._reshape(name, decoded, codes.shape)
+        decoded = self._slice(decoded, (codes.size,))
+        return self._reshape(decoded, codes.shape)
 
     def _blocks(self, name, bits, fmt, codes, axis):
         """Codes that are elements times the power of two of their block."""
@@ -162,11 +181,11 @@ class ContainerWriter:
             self._powers(),
             (len(moved), count, 1),
         )
-        decoded = self._multiply(name, decoded, powers, parts.shape)
+        decoded = self._multiply(decoded, powers, parts.shape)
         if padded.shape != flat.shape:
-            decoded = self._reshape(name, decoded, padded.shape)
-            decoded = self._slice(name, decoded, flat.shape)
-        decoded = self._reshape(name, decoded, moved.shape)
+            decoded = self._reshape(decoded, padded.shape)
+            decoded = self._slice(decoded, flat.shape)
+        decoded = self._reshape(decoded, moved.shape)
         if axis == 0:
             return decoded
         order = [*range(1, axis + 1), 0, *range(axis + 1, codes.ndim)]
@@ -174,7 +193,6 @@ class ContainerWriter:
             Builtin.TRANSPOSE,
             2,
             [decoded, self._ints(order)],
-            name,
             codes.shape,
             schema.BuiltinOptions.TransposeOptions,
             schema.TransposeOptionsT(),
@@ -188,29 +206,31 @@ class ContainerWriter:
         exponents = np.arange(2 * _EXPONENT_BIAS + 1) - _EXPONENT_BIAS
         powers = np.ldexp(np.float32(1), exponents).astype(np.float32)
         return self._graph.add_constant(
-            _POWERS, powers[:, None], TensorType.FLOAT32, (len(powers), 1)
+            _POWERS, powers, TensorType.FLOAT32, powers.shape
         )
 
     def _gather(self, name, indices, table, shape):
+        """Looks bytes up, one or several values each."""
+        inner = self._graph.tensors[table].shape[1:]
         stored = self._graph.add_constant(
-            name, indices, TensorType.UINT8, (indices.size,)
+            name,
+            indices,
+            TensorType.UINT8,
+            # A row of several values becomes part of the last dimension.
+            (indices.size,) if inner else shape,
         )
-        indices = self._cast(name, stored, TensorType.UINT8, TensorType.INT32)
+        indices = self._cast(stored, TensorType.UINT8, TensorType.INT32)
         options = schema.GatherOptionsT()
         options.axis = 0
         decoded = self._operate(
             Builtin.GATHER,
             2,
             [table, indices],
-            name,
-            (*self._graph.tensors[stored].shape, self._width(table)),
+            (*self._graph.tensors[stored].shape, *inner),
             schema.BuiltinOptions.GatherOptions,
             options,
         )
-        return self._reshape(name, decoded, shape)
-
-    def _width(self, table):
-        return self._graph.tensors[table].shape[1]
+        return self._reshape(decoded, shape) if inner else decoded
 
     def _table(self, fmt_name, bits, values):
         """The values of each byte's codes; one table serves all layers.
@@ -226,6 +246,8 @@ class ContainerWriter:
         padded[: len(values)] = values
         shifts = bits * np.arange(8 // bits)
         codes = (np.arange(rows)[:, None] >> shifts) % 2**bits
+        if bits == 8:
+            codes = codes[:, 0]
         return self._graph.add_constant(
             name, padded[codes], TensorType.FLOAT32, codes.shape
         )
@@ -234,7 +256,7 @@ class ContainerWriter:
         stored = self._graph.add_constant(
             name, codes.astype(np.float16), TensorType.FLOAT16, codes.shape
         )
-        return self._operate(Builtin.DEQUANTIZE, 3, [stored], name, codes.shape)
+        return self._operate(Builtin.DEQUANTIZE, 3, [stored], codes.shape)
 
     def _bfloat16(self, name, codes):
         stored = self._graph.add_constant(
@@ -243,27 +265,25 @@ class ContainerWriter:
             TensorType.BFLOAT16,
             codes.shape,
         )
-        return self._cast(name, stored, TensorType.BFLOAT16, TensorType.FLOAT32)
+        return self._cast(stored, TensorType.BFLOAT16, TensorType.FLOAT32)
 
-    def _slice(self, name, tensor, shape):
+    def _slice(self, tensor, shape):
         """Cuts the end of a tensor off."""
         bounds = [self._ints([0] * len(shape)), self._ints(shape)]
         return self._operate(
             Builtin.SLICE,
             1,
             [tensor, *bounds],
-            name,
             shape,
             schema.BuiltinOptions.SliceOptions,
             schema.SliceOptionsT(),
         )
 
-    def _multiply(self, name, tensor, factor, shape):
+    def _multiply(self, tensor, factor, shape):
         return self._operate(
             Builtin.MUL,
             1,
             [tensor, factor],
-            name,
             shape,
             schema.BuiltinOptions.MulOptions,
             schema.MulOptionsT(),
@@ -278,9 +298,9 @@ class ContainerWriter:
         factor = self._graph.add_constant(
             f"{name}/scale", scale, TensorType.FLOAT32, scale.shape
         )
-        return self._multiply(name, decoded, factor, shape)
+        return self._multiply(decoded, factor, shape)
 
-    def _cast(self, name, tensor, source, target):
+    def _cast(self, tensor, source, target):
         options = schema.CastOptionsT()
         options.inDataType, options.outDataType = source, target
         return self._operate(
@@ -288,21 +308,19 @@ class ContainerWriter:
             # Versions are those that read the type: 3 for most, 7 for bfloat16.
             7 if source == TensorType.BFLOAT16 else 3,
             [tensor],
-            name,
             self._graph.tensors[tensor].shape,
             schema.BuiltinOptions.CastOptions,
             options,
             target,
         )
 
-    def _reshape(self, name, tensor, shape):
+    def _reshape(self, tensor, shape):
         options = schema.ReshapeOptionsT()
         options.newShape = [int(size) for size in shape]
         return self._operate(
             Builtin.RESHAPE,
             1,
             [tensor, self._ints(shape)],
-            name,
             shape,
             schema.BuiltinOptions.ReshapeOptions,
             options,
@@ -318,22 +336,22 @@ class ContainerWriter:
         builtin,
         version,
         inputs,
-        name,
         shape,
         options_type=schema.BuiltinOptions.NONE,
         options=None,
         tensor_type=TensorType.FLOAT32,
     ):
-        output = self._graph.add_tensor(
-            f"{name}/{len(self._graph.tensors)}", tensor_type, shape
-        )
+        # Without a name: those of all steps of all layers take kilobytes.
+        output = self._graph.add_tensor("", tensor_type, shape)
         return self._graph.prepend(
             builtin, version, inputs, output, options_type, options
         )
 
 
 def _holds(dtype, codes):
-    return np.array_equal(codes.astype(dtype).astype(np.float32), codes)
+    # What is too large becomes infinite, which is another value.
+    with np.errstate(over="ignore"):
+        return np.array_equal(codes.astype(dtype).astype(np.float32), codes)
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from fliqs_tf.layers.base import SearchableLayer
 MISSING = "none"
 # The type that codes into a table have; no weight is stored as plain UINT8.
 _INDEX_TYPE = "UINT8"
+_PACKED = ("INT2", "INT4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,11 @@ class ExportReport:
 
 
 def read_layer(
-    graph: Graph, path: str, layer: SearchableLayer, activations: str
+    graph: Graph,
+    path: str,
+    layer: SearchableLayer,
+    activations: str,
+    containers: str = "small",
 ) -> LayerReport:
     """Describes a layer by what a file holds of it.
 
@@ -117,10 +122,23 @@ def read_layer(
         path: Path of the layer.
         layer: Layer of the fixed model.
         activations: Mode of the export.
+        containers: Kind of containers.
     """
     weight_format, input_format = asked_formats(layer)
     fmt = get_format(weight_format)
     kernels, _ = layer.shapes(layer)
+    if not kernels:
+        return LayerReport(
+            path=path,
+            kind=type(layer).__name__,
+            weight_format=fmt.name,
+            input_format=input_format,
+            stored_type=MISSING,
+            stored_input=_stored_input(graph, None, input_format, activations),
+            weight_bytes=0,
+            theoretical_bytes=0,
+            why="a product of activations has no weights",
+        )
     count = sum(math.prod(shape) for shape, _ in kernels)
     tensors = weights.stored_tensors(graph, path)
     stored = sum(graph.size(tensor) for tensor in tensors)
@@ -139,7 +157,7 @@ def read_layer(
         stored_input=_stored_input(graph, reader, input_format, activations),
         weight_bytes=stored,
         theoretical_bytes=math.ceil(count * fmt.bits / 8),
-        why=_why(fmt, stored_type, bits),
+        why=_why(fmt, stored_type, bits, containers),
     )
 
 
@@ -159,22 +177,27 @@ def float32_bytes(model: keras.Model) -> int:
 def _stored_type(types, bits):
     if not types:
         return MISSING
-    name = "/".join(sorted(types))
-    if name == _INDEX_TYPE:
-        return f"{name} table of {bits}-bit codes"
-    return f"{name} packed" if bits < 8 else name
+    if types == {_INDEX_TYPE}:
+        return f"{_INDEX_TYPE} table of {bits}-bit codes"
+    # The kernels of one layer may stand in several.
+    return " and ".join(
+        f"{name} packed" if name in _PACKED else name for name in sorted(types)
+    )
 
 
 def _stored_input(graph, reader, input_format, activations):
     if reader is not None:
         tensor = graph.tensors[weights.data_input(graph, reader)]
         kind = type_name(tensor.type)
+        if tensor.quantization is None and kind != "FLOAT32":
+            return f"{kind} indices"
         if kind != "FLOAT32":
             text = f"{kind}, scale {tensor.quantization.scale[0]:.4g}"
             if input_format == kind.lower():
                 return text
             return f"{text}, trained as {input_format}"
-        stored = graph.tensors[int(reader.inputs[weights.KERNEL_INPUT])]
+        place = weights.kernel_input(graph, reader)
+        stored = graph.tensors[int(reader.inputs[place])]
         if type_name(stored.type) != "FLOAT32":
             return "FLOAT32 quantized to INT8 at each call"
     if input_format in (None, "fp32"):
@@ -184,11 +207,17 @@ def _stored_input(graph, reader, input_format, activations):
     return "FLOAT32 not rounded"
 
 
-def _why(fmt: Format, stored_type: str, bits: int) -> str:
+def _why(fmt: Format, stored_type: str, bits: int, containers: str) -> str:
     if stored_type == MISSING:
         return "The converter left no constant that equals this kernel."
     if bits == fmt.bits:
         return ""
+    if containers == "fast":
+        return (
+            "The fast kernels read INT8, FLOAT16 and FLOAT32 weights only: "
+            f"{stored_type} is the smallest of these that holds the format. "
+            "`containers='small'` takes less room and more time."
+        )
     if stored_type == "FLOAT32":
         return "No smaller LiteRT type holds every value of the format."
     return (

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from fliqs_tf.export import file_metadata
@@ -27,12 +28,13 @@ _DECODERS = (
 
 @dataclasses.dataclass(frozen=True)
 class WeightRow:
-    """The weights of one operator.
+    """A tensor of weights, as the first operator reads it.
 
     Args:
         name: Path of the layer if this package wrote the file, else the name
             of the tensor that holds the weights.
         operator: Builtin operator that multiplies by them.
+        uses: Number of operators that do: steps of a recurrent layer, say.
         weights: Number of weights.
         asked: Format asked for, `None` if the file does not say.
         asked_input: Format asked for the inputs, `None` likewise.
@@ -46,6 +48,7 @@ class WeightRow:
 
     name: str
     operator: str
+    uses: int
     weights: int
     asked: str | None
     asked_input: str | None
@@ -65,7 +68,7 @@ class FileReport:
         path: The file.
         file_bytes: Its size.
         metadata: What this package wrote into it, `None` if it did not.
-        rows: Operators with weights, in the order in which they run.
+        rows: Tensors of weights, in the order in which they are read.
     """
 
     path: str
@@ -74,9 +77,16 @@ class FileReport:
     rows: tuple[WeightRow, ...]
 
     def __str__(self) -> str:
-        text = f"{self.path}: {self.file_bytes:,} bytes, "
+        stored = sum(row.stored_bytes for row in self.rows)
+        text = (
+            f"{self.path}: {self.file_bytes:,} bytes, of which weights "
+            f"{stored:,}; "
+        )
         if self.metadata is None:
-            return f"{text}without metadata of {file_metadata.NAME}."
+            return (
+                f"{text}without metadata of {file_metadata.NAME}: another tool "
+                "wrote it, which formats were asked for is not known."
+            )
         found = self.metadata
         versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
         text += (
@@ -129,19 +139,25 @@ def inspect(path: str | os.PathLike) -> FileReport:
     )
 
 
-def _rows(graph, assignment):
+def _rows(graph, assignment) -> Collection[WeightRow]:
     producers = {int(o.outputs[0]): o for o in graph.operators}
     paths = {
         tensor: path
         for path in assignment
         for tensor in weights.stored_tensors(graph, path)
     }
+    found: dict[int, WeightRow] = {}
     for operator in graph.operators:
-        if graph.builtin(operator) not in weights.WEIGHT_OPERATORS:
+        place = weights.kernel_input(graph, operator)
+        if place is None:
             continue
-        read = int(operator.inputs[weights.KERNEL_INPUT])
+        read = int(operator.inputs[place])
         stored = _stored(graph, producers, read)
-        if stored is None:
+        if stored is None or _is_decoder(graph, producers, operator):
+            continue
+        if stored in found:
+            row = found[stored]
+            found[stored] = dataclasses.replace(row, uses=row.uses + 1)
             continue
         source = graph.tensors[weights.data_input(graph, operator)]
         path = paths.get(stored)
@@ -149,9 +165,10 @@ def _rows(graph, assignment):
         count = math.prod(int(size) for size in graph.tensors[read].shape)
         scale = source.quantization and source.quantization.scale
         has_scale = scale is not None and len(scale) == 1
-        yield WeightRow(
+        found[stored] = WeightRow(
             name=path or graph.name(stored),
             operator=builtin_name(graph.builtin(operator)),
+            uses=1,
             weights=count,
             asked=asked,
             asked_input=asked_input,
@@ -162,6 +179,17 @@ def _rows(graph, assignment):
             input_type=type_name(source.type),
             input_scale=float(scale[0]) if has_scale else None,
         )
+    return found.values()
+
+
+def _is_decoder(graph, producers, operator) -> bool:
+    """Whether a GATHER looks nothing up that was not known beforehand."""
+    if graph.builtin(operator) != Builtin.GATHER:
+        return False
+    rank = len(graph.tensors[int(operator.inputs[0])].shape)
+    indices = weights.data_input(graph, operator)
+    # Of shapes and other lists too, single numbers are looked up.
+    return rank < 2 or _stored(graph, producers, indices) is not None
 
 
 def _stored(graph, producers, tensor) -> int | None:

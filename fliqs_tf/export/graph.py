@@ -7,12 +7,15 @@ of layers or formats.
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
+
+from fliqs_tf.export import serialization
 
 TensorType = schema.TensorType
 Builtin = schema.BuiltinOperator
@@ -86,13 +89,18 @@ class Graph:
         )
 
     def rename(self, tensor: int, name: str) -> None:
-        self.tensors[tensor].name = name.encode()
+        self.tensors[tensor].name = name.encode() or None
 
     def make_names_unique(self) -> None:
-        """Numbers the tensors whose names the converter used before."""
+        """Numbers the tensors whose names the converter used before.
+
+        Tensors without a name get none.
+        """
         taken: set[str] = set()
         for number in range(len(self.tensors)):
-            name = stem = self.name(number) or "tensor"
+            name = stem = self.name(number)
+            if not name:
+                continue
             count = 1
             while name in taken:
                 count += 1
@@ -100,14 +108,20 @@ class Graph:
             taken.add(name)
             self.rename(number, name)
 
-    def shorten_names(self) -> None:
+    def shorten_names(self, scope: str) -> None:
         """Cuts what the converter joins of all operators that it fused.
 
-        `relu;norm/add;conv` becomes `relu`; a file of many small layers is
-        smaller by kilobytes.
+        `net_1/relu;net_1/norm/add;net_1/conv` becomes `relu`; a file of many
+        small layers is smaller by kilobytes.
+
+        Args:
+            scope: Name of the model, in which all of its names stand.
         """
+        # Keras numbers the scopes of models that are called twice.
+        prefix = re.compile(rf"^{re.escape(scope)}(_\d+)?/")
         for number in range(len(self.tensors)):
-            self.rename(number, self.name(number).split(";")[0])
+            name = self.name(number).split(";")[0]
+            self.rename(number, prefix.sub("", name))
         self.make_names_unique()
 
     def metadata(self, name: str) -> bytes | None:
@@ -191,7 +205,7 @@ class Graph:
             signature: The shape with -1 for an open dimension.
         """
         tensor = schema.TensorT()
-        tensor.name = name.encode()
+        tensor.name = name.encode() or None
         tensor.type = tensor_type
         tensor.shape = [int(size) for size in shape]
         tensor.shapeSignature = signature
@@ -257,6 +271,45 @@ class Graph:
             ]
         self._graph.operators = operators
 
+    def scale_output(self, operator, scale: np.ndarray, name: str) -> None:
+        """Turns `act(op(x, w) + bias)` into `act((op(x, w) + bias / s) * s)`.
+
+        Args:
+            operator: Operator with weights, constant bias and, in its options,
+                a fused activation.
+            scale: float32 `(channels,)`, not zero.
+            name: Name of the tensor that holds the scale.
+        """
+        output = int(operator.outputs[0])
+        target = self.tensors[output]
+        scaled = self.add_tensor(
+            "", TensorType.FLOAT32, target.shape, target.shapeSignature
+        )
+        factor = self.add_constant(name, scale, TensorType.FLOAT32, scale.shape)
+        bias = _bias(operator)
+        if bias is not None:
+            operator.inputs[2] = self.add_constant(
+                self.name(bias),
+                self.constant(bias) / scale,
+                TensorType.FLOAT32,
+                scale.shape,
+            )
+        product = self._operator(Builtin.MUL, 1, [scaled, factor], output)
+        product.builtinOptionsType = schema.BuiltinOptions.MulOptions
+        product.builtinOptions = schema.MulOptionsT()
+        options = operator.builtinOptions
+        product.builtinOptions.fusedActivationFunction = (
+            options.fusedActivationFunction
+        )
+        options.fusedActivationFunction = schema.ActivationFunctionType.NONE
+        operator.outputs = [scaled]
+        self.operators.insert(self.operators.index(operator) + 1, product)
+
+    def has_constant_bias(self, operator) -> bool:
+        """Whether an operator with weights has no other bias."""
+        bias = _bias(operator)
+        return bias is None or self.constant(bias) is not None
+
     def _reshape(self, source, target, shape):
         shape = np.array(shape, np.int32)
         constant = self.add_constant(
@@ -301,7 +354,7 @@ class Graph:
         self._graph.operators = self._prologue + self._graph.operators
         self._prologue = []
         self._drop_unused()
-        return bytes(flatbuffer_utils.convert_object_to_bytearray(self._model))
+        return serialization.to_bytes(self._model)
 
     def _drop_unused(self):
         used = set(self._graph.inputs) | set(self._graph.outputs)
@@ -326,6 +379,11 @@ class Graph:
         for number, buffer in enumerate(self._model.buffers):
             if number not in filled:
                 buffer.data = None
+        for tensor in self.tensors:
+            found = tensor.quantization
+            # The converter writes empty ones.
+            if found is not None and found.scale is None and not found.details:
+                tensor.quantization = None
 
     def _tensor_references(self):
         """Yields `(object, field)` of everything that holds tensor numbers."""
@@ -381,6 +439,11 @@ def _named(name, tensor):
     entry.name = name
     entry.tensorIndex = tensor
     return entry
+
+
+def _bias(operator) -> int | None:
+    inputs = operator.inputs
+    return int(inputs[2]) if len(inputs) > 2 and inputs[2] >= 0 else None
 
 
 def _tensor_lists(operator):

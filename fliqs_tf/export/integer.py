@@ -3,9 +3,11 @@
 The quantizer gets a recipe with an entry for every operator, and in place of a
 calibration result a dictionary made here: the ranges of activations that were
 learned in training, and the ranges of weights. A symmetric range `r` gives an
-INT8 tensor the scale `r / 127`, which is that of a trained `int8` input; the
-range `scale * 127` (`scale * 7` for INT4) gives weights of any width up to 8
-bits the very scale they were trained with, so that nothing is rounded twice.
+INT8 tensor the scale `r / 127` and no zero point, and a range `(low, high)` of
+an unsigned or affine grid the scale `(high - low) / 255`: those of a trained
+`int8` input. The range `scale * 127` (`scale * 7` for INT4) gives weights of
+any width up to 8 bits the very scale they were trained with, so that nothing
+is rounded twice.
 
 What has no exact integer codes of up to 8 bits, float formats above all, stays
 in float32 between DEQUANTIZE and QUANTIZE. So do operators that lose too much
@@ -25,9 +27,12 @@ from fliqs_tf.export import rounding
 from fliqs_tf.export import weights
 from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.ranges import Range
 from fliqs_tf.export.weights import Match
 
 _LARGEST = {4: 7, 8: 127}
+# Between the least and the greatest INT8.
+_STEPS = 255
 # Elementwise and moving operators that follow or precede convolutions.
 _PLAIN = {
     Builtin.ADD: "ADD",
@@ -71,7 +76,7 @@ def quantize(
     graph: Graph,
     matches: Sequence[Match],
     float_paths: Sequence[str],
-    ranges: Mapping[int, float],
+    ranges: Mapping[int, Range],
     activation_bits: int | None,
 ) -> Graph:
     """Turns a float32 file into one that computes in integers.
@@ -80,7 +85,7 @@ def quantize(
         graph: The file; names of tensors are changed.
         matches: Operators with the weights of quantized layers.
         float_paths: Layers that are to compute in float32.
-        ranges: Tensor number -> largest magnitude.
+        ranges: Tensor number -> range `(low, high)`.
         activation_bits: 8 or 16; `None` for float32 tensors that operators
             with integer weights quantize at each call (dynamic range).
 
@@ -117,12 +122,12 @@ def quantize(
         for operator in _plain_operators(graph):
             kind = _PLAIN[graph.builtin(operator)]
             chosen[_scope(graph, operator)] = kind, 8
-        for tensor, bound in ranges.items():
-            rank = len(graph.tensors[tensor].shape)
-            shape = [1] * rank
+        for tensor, limits in ranges.items():
+            shape = [1] * len(graph.tensors[tensor].shape)
+            low, high = _ends(limits, activation_bits)
             statistics[graph.name(tensor)] = {
-                "min": np.full(shape, -bound, np.float32),
-                "max": np.full(shape, bound, np.float32),
+                "min": np.full(shape, low),
+                "max": np.full(shape, high),
             }
     tool = quantizer.Quantizer(bytearray(graph.to_bytes()))
     for scope, (kind, bits) in chosen.items():
@@ -141,7 +146,9 @@ def _config(qtyping, bits, activation_bits) -> Any:
     tensor = qtyping.TensorQuantizationConfig
     activations = None
     if activation_bits is not None:
-        activations = tensor(num_bits=activation_bits, symmetric=True)
+        activations = tensor(
+            num_bits=activation_bits, symmetric=activation_bits != 8
+        )
     return qtyping.OpQuantizationConfig(
         activation_tensor_config=activations,
         weight_tensor_config=tensor(
@@ -167,16 +174,26 @@ def _scale(match, graph, ranges) -> np.ndarray | None:
     bias = None
     if len(match.operator.inputs) > 2 and match.operator.inputs[2] >= 0:
         bias = graph.constant(int(match.operator.inputs[2]))
-    bound = ranges.get(int(match.operator.inputs[0]))
-    if bias is None or not bound:
+    low, high = _ends(ranges.get(int(match.operator.inputs[0]), (0.0, 0.0)), 8)
+    input_scale = (high - low) / _STEPS
+    if bias is None or not input_scale:
         return scale
     # INT32 in units of the product of the scales.
-    unit = scale * (bound / _LARGEST[8])
+    unit = scale * input_scale
     scale = np.where(
         match.is_zero, scale * np.maximum(1, np.abs(bias / unit)), scale
     )
-    unit = scale * (bound / _LARGEST[8])
+    unit = scale * input_scale
     return scale if np.all(np.abs(bias) < _BIAS_LIMIT * unit) else None
+
+
+def _ends(limits, bits) -> Range:
+    """Values of the least and the greatest integer of a tensor."""
+    low, high = limits
+    if bits == 8 and low == -high:
+        # One more integer below zero than above: no zero point, then.
+        return low * (128 / 127), high
+    return low, high
 
 
 def _weight_statistics(match, scale, bits) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from fliqs_tf.export.agreement import MAX
 from fliqs_tf.export.agreement import RMS
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.layer_inputs import inputs_of_layers
 from fliqs_tf.export.slots import Slots
 from fliqs_tf.formats import get_format
 
@@ -99,47 +100,77 @@ def convert(
         bits = _STATIC_BITS.get(activations)
         graph = _integer(graph, fixed, kernels, bits, samples)
     weights.store(graph, kernels, containers)
-    graph.shorten_names()
+    graph.shorten_names(fixed.name)
     return graph
 
 
 def kernels_of(fixed: keras.Model) -> list[weights.Kernel]:
     """What is known about the weights of a fixed model."""
     return [
-        _kernel(path, layer, name)
+        _kernel(path, layer, operand)
         for path, layer in twin.fixed_layers(fixed).items()
-        for name in layer.kernel_quantizers
+        for operand in layer.operands_of(layer)
+        if operand.kernel in layer.kernels
     ]
 
 
-def _kernel(path, layer, name) -> weights.Kernel:
+def _kernel(path, layer, operand) -> weights.Kernel:
     fmt = get_format(layer.formats[0])
     # Scales of groups within a channel are in the codes already.
-    quantizer = layer.kernel_quantizers[name]
+    quantizer = layer.kernel_quantizers[operand.kernel]
     has_groups = isinstance(quantizer.granularity, int)
     if has_groups and not fmt.block_size:
         fmt = get_format("fp32")
-    return weights.Kernel(path, fmt, twin.normalized_codes(layer, name)[0])
+    codes, _ = twin.normalized_codes(layer, operand.kernel)
+    return weights.Kernel(path, fmt, codes, operand.inputs)
 
 
 def _integer(graph, fixed, kernels, bits, samples):
     graph = Graph(graph.to_bytes())
     matches = weights.find(graph, kernels)
-    found: dict[int, float] = {}
+    found: dict[int, ranges.Range] = {}
     if bits is not None:
         learned = {
-            path: bound
-            for path, bound in twin.learned_ranges(fixed).items()
-            if bound is not None
+            key: limits
+            for key, limits in twin.learned_ranges(fixed).items()
+            if limits is not None
         }
-        found = ranges.measured_ranges(graph, graph.to_bytes(), samples)
-        found |= ranges.learned_ranges(graph, matches, learned)
+        content = graph.to_bytes()
+        # The runtime's kernels for 16 bits have no zero points.
+        found = ranges.measured_ranges(
+            graph, content, samples, is_symmetric=bits == 16
+        )
+        sample = [array[:1] for array in samples[0]]
+        scalings = ranges.scalings_of(
+            graph,
+            content,
+            matches,
+            inputs_of_layers(twin.weight_only_reference(fixed), sample),
+            sample,
+        )
+        found |= ranges.learned_ranges(graph, matches, learned, scalings)
     float_paths = [
         path
         for path, layer in twin.fixed_layers(fixed).items()
         if not twin.rounds_inputs(layer)
     ]
     return integer.quantize(graph, matches, float_paths, found, bits)
+
+
+def check_products(fixed: keras.Model, activations: str) -> None:
+    """Raises a `ValueError` if a mode lacks quantized products of attention."""
+    products = [
+        path
+        for path, layer in twin.fixed_layers(fixed).items()
+        if not layer.kernels
+    ]
+    if products and activations not in ("float", "fake_quant"):
+        raise ValueError(
+            "Quantized products of attention are exported in the modes float "
+            f"and fake_quant. Received: activations={activations!r}, products "
+            f"{products}. Choose one of these, or fix the same formats to the "
+            "model without `fliqs.with_attention_products`."
+        )
 
 
 def check_ranges(fixed: keras.Model, activations: str) -> None:
@@ -150,10 +181,10 @@ def check_ranges(fixed: keras.Model, activations: str) -> None:
 
 def check_learned_ranges(fixed: keras.Model, activations: str) -> None:
     """Raises a `ValueError` if an input range saw no data."""
+    found = twin.learned_ranges(fixed)
+    # Once each, in the order of the model.
     missing = [
-        path
-        for path, bound in twin.learned_ranges(fixed).items()
-        if bound == 0.0
+        *dict.fromkeys(path for (path, _), r in found.items() if r == (0, 0))
     ]
     if missing:
         raise ValueError(

@@ -193,7 +193,9 @@ def _read_layer(graph, path, layer, stored, marks) -> LayerReport:
     stored_type = "/".join(types) or export_report.MISSING
     sizes = [graph.size(tensor) for tensor in own]
     why = ""
-    if not own:
+    if not kernels:
+        why = "a product of activations has no weights"
+    elif not own:
         why = "The converter left no constant that equals this kernel."
     elif "FLOAT" in types and fmt.name != "fp32":
         why = "No smaller ONNX type holds every value of these weights."

@@ -100,17 +100,17 @@ class Marks:
         self.grids: list[Grid] = []
         self.sources: list[tuple[str, str]] = []
 
-    def quantizer(self, path: str, layer: Any) -> "Mark":
-        """What is to stand in for the input quantizer of a layer.
+    def quantizer(self, path: str, layer: Any, quantizer: Any) -> "Mark":
+        """What is to stand in for a quantizer of activations.
 
         Args:
             path: Path of the layer.
-            layer: Quantized layer that rounds its inputs.
+            layer: Layer that rounds its inputs.
+            quantizer: What it rounds them by.
 
         Raises:
             ValueError: If ONNX cannot round as it does.
         """
-        quantizer = layer.input_quantizer
         fmt = get_format(quantizer.formats[0])
         has_type = fmt.is_integer or fmt.name in _FLOATS
         if fmt.block_size or not has_type:

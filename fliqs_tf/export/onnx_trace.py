@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from fliqs_tf.export import agreement
+from fliqs_tf.export import layer_inputs
 from fliqs_tf.export import litert
-from fliqs_tf.export import trace
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.onnx_graph import OnnxGraph
 from fliqs_tf.export.onnx_inputs import Marks
@@ -37,7 +37,7 @@ def first_deviation(
         bounds: How large an RMS error counts.
     """
     sample = [array[:1] for array in arrays]
-    expected = trace.layer_inputs(reference, sample)
+    expected = layer_inputs.inputs_of_layers(reference, sample)
     rounded = {path for path, _ in marks.sources}
     names = [
         (s.kernel.path, s.node.input[0])

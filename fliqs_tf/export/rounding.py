@@ -11,7 +11,9 @@ in units of that step. Every unit is a power of two, so no bit of the result
 depends on it.
 """
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -66,21 +68,45 @@ class ConstantKernel:
         return tf.constant(self._codes), self._scale()
 
 
-class InputRounding:
-    """Rounds a layer's input.
-
-    Forward: `codes = clip(round_half_even(x / scale), -v_max, v_max)` on the
-    grid of the format, with the arithmetic of `numerics.round_to_row`.
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Scale and ends of a running range.
 
     Args:
-        fmt: Format of the input, not `fp32`.
-        scale: Scale of a running range, a float32 number in the units of
-            normalised codes; `None` for the absmax of the tensor at hand.
-            Unscaled formats take none.
-        slots: Where constants go that must not be folded.
+        scale: float32 number, in the units of normalised codes.
+        step: Spacing of the smallest codes.
+        low: Smallest code.
+        high: Largest code.
     """
 
-    def __init__(self, fmt: Format, scale: np.float32 | None, slots: Slots):
+    scale: np.float32
+    step: float
+    low: float
+    high: float
+
+
+class InputRounding:
+    """Rounds a tensor that a layer multiplies.
+
+    Forward: `codes = clip(round_half_even(x / scale), low, high)` on the grid
+    of the format, with the arithmetic of `numerics.round_to_row`.
+
+    Args:
+        fmt: Format of the tensor, not `fp32`.
+        grid: Grid of a running range; `None` for the absmax of the tensor at
+            hand. Unscaled formats have none.
+        slots: Where constants go that must not be folded.
+        returns_scale: Whether `codes` gives the scale of a running range, too,
+            for want of a kernel to multiply it in.
+    """
+
+    def __init__(
+        self,
+        fmt: Format,
+        grid: Grid | None,
+        slots: Slots,
+        returns_scale: bool = False,
+    ):
         if fmt.codebook or fmt.block_size:
             raise ValueError(
                 "`activations='fake_quant'` rounds inputs to integer and float "
@@ -89,19 +115,28 @@ class InputRounding:
             )
         self._fmt = fmt
         self._slots = slots
-        self._step = np.float32(step_of(fmt))
-        self._is_dynamic = fmt.is_scaled and scale is None
+        self._returns_scale = returns_scale
+        self._step = np.float32(step_of(fmt) if grid is None else grid.step)
+        self._bounds = -levels_of(fmt), levels_of(fmt)
+        self._is_dynamic = fmt.is_scaled and grid is None
         if self._is_dynamic:
             self._slot = slots.add(np.float32(fmt.row()[2]))
-        elif fmt.is_scaled:
-            unit = self._step if fmt.is_integer else np.float32(1.0)
-            self._slot = slots.add(np.float32(scale) * unit)
+        elif fmt.is_scaled and grid is not None:
+            self._slot = slots.add(self.unit(grid))
+            if fmt.is_integer:
+                self._bounds = grid.low / grid.step, grid.high / grid.step
+
+    def unit(self, grid: Grid) -> np.float32:
+        """What one of the codes of a running range stands for."""
+        return np.float32(grid.scale) * (
+            self._step if self._fmt.is_integer else np.float32(1.0)
+        )
 
     def codes(self, inputs, training, weights):
         """Returns float32 `(codes, scale)`.
 
         The scale of a running range is left to the kernel (1 is returned), as
-        it is a constant that can be multiplied in beforehand.
+        it is a constant that can be multiplied in beforehand, if there is one.
         """
         del training, weights
         scale = tf.constant(1.0)
@@ -112,12 +147,43 @@ class InputRounding:
                 scale *= self._step
             inputs = inputs / scale
         elif self._fmt.is_scaled:
-            inputs = inputs / self._slots.tensor(self._slot)
+            own = self._slots.tensor(self._slot)
+            inputs = inputs / own
+            scale = own if self._returns_scale else scale
         if self._fmt.is_integer:
-            largest = levels_of(self._fmt)
-            inputs = tf.clip_by_value(inputs, -largest, largest)
+            inputs = tf.clip_by_value(inputs, *self._bounds)
             return tf.round(inputs), scale
         return _round_float(inputs, self._fmt), scale
+
+    def __call__(self, inputs, training, weights):
+        """Returns the rounded tensor, scaled back."""
+        codes, scale = self.codes(inputs, training, weights)
+        if self._fmt.is_scaled and not self._is_dynamic:
+            scale = self._slots.tensor(self._slot)
+        return codes * scale
+
+
+class OperandRounding:
+    """Rounds each of the tensors that a layer multiplies its kernels with.
+
+    Args:
+        roundings: What a layer hands over with a tensor (the variables of its
+            quantizer, of which the contents are not read), and what rounds it.
+    """
+
+    def __init__(self, roundings: Sequence[tuple[dict, InputRounding]]):
+        self._roundings = roundings
+
+    def codes(self, inputs, training, weights):
+        """See `InputRounding.codes`."""
+        return self._of(weights).codes(inputs, training, weights)
+
+    def __call__(self, inputs, training, weights):
+        """See `InputRounding.__call__`."""
+        return self._of(weights)(inputs, training, weights)
+
+    def _of(self, weights) -> InputRounding:
+        return next(found for key, found in self._roundings if key is weights)
 
 
 def _round_float(y, fmt: Format):

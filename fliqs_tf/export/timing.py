@@ -3,6 +3,9 @@
 Every layer becomes a file of its own, exported like a whole model. The files
 run in turn, one call each a round, so that what slows the machine down for a
 while slows all of them; the median over the rounds is what a layer takes.
+
+With one thread, time is that of the thread on the processor: what other
+programs take while it waits does not count. With several it is wall time.
 """
 
 import os
@@ -107,6 +110,14 @@ def model_time(
 def median_times(
     files: Mapping[Any, bytes], rounds: int, threads: int = 1
 ) -> dict[Any, float]:
+    """Key -> median seconds of a call with one sample; see `all_times`."""
+    found = all_times(files, rounds, threads)
+    return {key: statistics.median(times) for key, times in found.items()}
+
+
+def all_times(
+    files: Mapping[Any, bytes], rounds: int, threads: int = 1
+) -> dict[Any, list[float]]:
     """Runs LiteRT files in turn on normal inputs.
 
     Args:
@@ -115,15 +126,18 @@ def median_times(
         threads: Threads of the interpreter.
 
     Returns:
-        Key -> median seconds of a call with one sample.
+        Key -> seconds of a call with one sample, one number a round. What slows
+        the machine down for longer than a round slows all files of the round.
     """
     runs = {key: _prepare(files[key], threads) for key in files}
-    repeats = {key: _repeats(run) for key, run in runs.items()}
+    # The calling thread is the interpreter's first one.
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    repeats = {key: _repeats(run, clock) for key, run in runs.items()}
     found: dict[Any, list[float]] = {key: [] for key in runs}
     for _ in range(rounds):
         for key, run in runs.items():
-            found[key].append(_time(run, repeats[key]))
-    return {key: statistics.median(found[key]) for key in found}
+            found[key].append(_time(run, repeats[key], clock))
+    return found
 
 
 def _prepare(content, threads):
@@ -136,16 +150,16 @@ def _prepare(content, threads):
     return run
 
 
-def _repeats(run) -> int:
-    _time(run, 1)  # The first call prepares what later ones find.
-    return max(1, round(_AT_LEAST / _time(run, 1)))
+def _repeats(run, clock) -> int:
+    _time(run, 1, clock)  # The first call prepares what later ones find.
+    return max(1, round(_AT_LEAST / _time(run, 1, clock)))
 
 
-def _time(run, repeats) -> float:
-    start = time.perf_counter()
+def _time(run, repeats, clock) -> float:
+    start = clock()
     for _ in range(repeats):
         run.invoke()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def _export(layer, shape, fmt, activations) -> bytes:

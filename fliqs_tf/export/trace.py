@@ -6,20 +6,17 @@ the order in which the file runs, and the layers in front of the first one that
 deviates are named.
 """
 
-import contextlib
-from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from fliqs_tf.export import agreement
-from fliqs_tf.export import litert
-from fliqs_tf.export import twin
 from fliqs_tf.export import weights
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.layer_inputs import inputs_of_layers
 from fliqs_tf.export.runner import Runner
 
 
@@ -40,12 +37,12 @@ def first_deviation(
         bounds: How large an RMS error counts.
     """
     sample = [array[:1] for array in arrays]
-    expected = layer_inputs(reference, sample)
+    expected = inputs_of_layers(reference, sample)
     graph = Graph(content)
     runner = Runner(content, keeps_tensors=True)
     runner(sample)
-    readers = _readers(graph, paths)
-    for operator, path in readers:
+    found = readers(graph, paths)
+    for operator, path in found:
         tensor = weights.data_input(graph, operator)
         value = runner.tensor(tensor)
         call = expected.get(path, [])
@@ -56,22 +53,27 @@ def first_deviation(
             if x.size == value.size
         ]
         if errors and min(errors) > bounds.tolerance:
-            before = _layer_before(graph, tensor, readers)
+            before = _layer_before(graph, tensor, found)
             source = f"layer {before!r}" if before else "the input"
             return (
                 f"The first deviation is behind {source}: the inputs of layer "
                 f"{path!r} have an RMS error of {min(errors):.3g}."
             )
-    if not readers:
+    if not found:
         return "No layer's weights were found in the file."
     return (
         "The inputs of all quantized layers agree; the deviation is behind "
-        f"layer {readers[-1][1]!r}."
+        f"layer {found[-1][1]!r}."
     )
 
 
-def _readers(graph, paths):
-    """`(operator, path)` of quantized layers, in the order of the file."""
+def readers(graph: Graph, paths: Sequence[str]) -> list[tuple[Any, str]]:
+    """`(operator, path)` of quantized layers, in the order of the file.
+
+    Args:
+        graph: The file.
+        paths: Quantized layers.
+    """
     found = {}
     for path in paths:
         for tensor in weights.stored_tensors(graph, path):
@@ -103,31 +105,3 @@ def _layer_before(graph, tensor, readers) -> str:
         else:
             pending += [int(number) for number in operator.inputs]
     return readers[found][1] if found >= 0 else ""
-
-
-def layer_inputs(
-    model: keras.Model, arrays: Sequence[np.ndarray]
-) -> dict[str, list[np.ndarray]]:
-    """Path -> inputs of the calls of each quantized layer."""
-    found: dict[str, list[np.ndarray]] = {}
-    with contextlib.ExitStack() as stack:
-        for path, layer in twin.fixed_layers(model).items():
-            stack.enter_context(_recorded(layer, found.setdefault(path, [])))
-        litert.call(model, [tf.convert_to_tensor(array) for array in arrays])
-    return found
-
-
-@contextlib.contextmanager
-def _recorded(layer, calls: list) -> Iterator[None]:
-    call = layer.call
-
-    def recording(inputs, *args, **kwargs):
-        calls.append(np.asarray(inputs))
-        return call(inputs, *args, **kwargs)
-
-    # Keras looks `call` up on the object, tracking apart.
-    object.__setattr__(layer, "call", recording)
-    try:
-        yield
-    finally:
-        object.__delattr__(layer, "call")

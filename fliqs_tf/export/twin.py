@@ -5,7 +5,6 @@ for what is named below. The fixed model itself is never changed.
 """
 
 from collections.abc import Callable
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -19,6 +18,8 @@ from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import walk
 
 _HALF = ("float16", "bfloat16")
+# Beyond every range, and finite when divided by its scale.
+_HUGE = 1e30
 
 
 def fixed_layers(model: keras.Model) -> dict[str, SearchableLayer]:
@@ -39,14 +40,9 @@ def uncompiled(model: keras.Model) -> keras.Model:
 
 def weight_only_reference(model: keras.Model) -> keras.Model:
     """The fixed model with its input quantizers switched off."""
-    twin = _clone(
-        model, lambda layer: None, lambda layer: {"input_formats": None}
-    )
-    # The configuration of layers inside of others is not seen by the clone.
+    twin = _clone(model, lambda layer: None)
     for layer in fixed_layers(twin).values():
-        layer.input_quantizer = None
-        if isinstance(layer, keras.layers.RNN):
-            layer._state_quantizer = None
+        layer.drop_input_quantizers()
     return twin
 
 
@@ -55,13 +51,22 @@ def container_reference(model: keras.Model, input_format: str) -> keras.Model:
 
     Inputs that are not quantized stay so.
     """
+    twin = _clone(model, lambda layer: None)
+    for layer in fixed_layers(twin).values():
+        if rounds_inputs(layer):
+            layer.input_quantizer = _in_format(
+                layer.input_quantizer, input_format
+            )
+            if hasattr(layer, "_state_quantizer"):
+                layer._state_quantizer = _in_format(
+                    layer._state_quantizer, input_format
+                )
+    return twin
 
-    def keywords(layer):
-        if not rounds_inputs(layer):
-            return {}
-        return {"input_formats": input_format}
 
-    return _clone(model, lambda layer: None, keywords)
+def _in_format(quantizer, name):
+    config = {**quantizer.get_config(), "formats": [name]}
+    return type(quantizer).from_config(config)
 
 
 def rounds_inputs(layer: SearchableLayer) -> bool:
@@ -70,22 +75,36 @@ def rounds_inputs(layer: SearchableLayer) -> bool:
     return quantizer is not None and quantizer.formats != ("fp32",)
 
 
-def learned_ranges(model: keras.Model) -> dict[str, float | None]:
-    """Path -> running range of the inputs, of layers that round them.
+def learned_ranges(
+    model: keras.Model,
+) -> dict[tuple[str, str | None], tuple[float, float] | None]:
+    """Path and name of a rounded tensor -> its running range `(low, high)`.
 
-    `None` where the range comes from each tensor; 0 where it saw no data.
+    Most layers round one, `"input"`. `low == -high` where the grid is
+    symmetric. `None` where the range comes from each tensor; `(0, 0)` where it
+    saw no data.
     """
-    found: dict[str, float | None] = {}
+    found: dict[tuple[str, str | None], tuple[float, float] | None] = {}
     for path, layer in fixed_layers(model).items():
         if rounds_inputs(layer):
-            state, quantizer = layer._input_state, layer.input_quantizer
-            found[path] = None
-            if quantizer is not None and "range" in state:
-                # A pair where the grid has a zero point.
-                bound = np.abs(np.asarray(state["range"])).max()
-                is_known = quantizer.is_calibrated(state)
-                found[path] = float(bound) if is_known else 0.0
+            for name, state in layer._input_states.items():
+                found[path, name] = _range(layer, name, state)
     return found
+
+
+def _range(layer, name, state) -> tuple[float, float] | None:
+    quantizer = layer.input_quantizer
+    if name == "state" and layer._is_bounded:
+        return -1.0, 1.0
+    if "range" not in state:
+        return None
+    if not quantizer.is_calibrated(state):
+        return 0.0, 0.0
+    limits = np.asarray(state["range"], np.float64).ravel()
+    high = float(limits[-1])
+    # One number unless the grid may have a zero point.
+    low = float(limits[0]) if len(limits) == 2 else -high
+    return (0.0 if quantizer.signedness == "unsigned" else low), high
 
 
 def float_twin(model: keras.Model) -> keras.Model:
@@ -94,28 +113,35 @@ def float_twin(model: keras.Model) -> keras.Model:
     sources = fixed_layers(model)
     for path, layer in fixed_layers(twin).items():
         _make_constant(sources[path], layer)
+    _unroll(twin)
     return twin
 
 
 def marked_twin(
     model: keras.Model,
-    input_quantizer: Callable[[str, SearchableLayer], Any],
+    input_quantizer: Callable[[str, SearchableLayer, Any], Any],
 ) -> keras.Model:
-    """Effective weights as plain constants, inputs rounded by others.
+    """Effective weights as plain constants, activations rounded by others.
 
     Args:
         model: Fixed model.
-        input_quantizer: Path and layer -> what stands in for its quantizer,
-            for layers that round their inputs.
+        input_quantizer: Path, layer and quantizer -> what stands in for it,
+            for activations that are rounded.
     """
     twin = _clone(model, lambda layer: None)
     sources = fixed_layers(model)
     for path, layer in fixed_layers(twin).items():
+        left = layer.input_quantizer
+        right = layer.kernel_quantizers.get("right")
+        is_rounded = rounds_inputs(layer)
+        layer.drop_input_quantizers()
         _make_constant(sources[path], layer)
-        is_rounded = rounds_inputs(sources[path])
-        layer.input_quantizer = (
-            input_quantizer(path, layer) if is_rounded else None
-        )
+        if is_rounded:
+            layer.input_quantizer = input_quantizer(path, layer, left)
+        # Products of activations have one for either side.
+        if right is not None and right.formats != ("fp32",):
+            right = input_quantizer(path, layer, right)
+            layer.kernel_quantizers = {"right": right}
     return twin
 
 
@@ -129,7 +155,26 @@ def fake_quant_twin(model: keras.Model, slots: Slots) -> keras.Model:
     sources = fixed_layers(model)
     for path, layer in fixed_layers(twin).items():
         _substitute_quantizers(sources[path], layer, slots)
+    _unroll(twin)
     return twin
+
+
+def _unroll(model) -> None:
+    """Recurrent layers as one step after another, which LiteRT can run.
+
+    Its loops have no lists of tensors with an open batch.
+    """
+    for path, layer in walk(model):
+        if isinstance(layer, keras.layers.RNN):
+            shapes = keras.tree.flatten_with_path(layer.get_build_config())
+            if any(size is None for (*_, place), size in shapes if place == 1):
+                raise ValueError(
+                    "Recurrent layers must have a fixed number of steps. "
+                    f"Received: {type(layer).__name__} {path!r}, whose input "
+                    "leaves it open. Build the model with "
+                    "`keras.Input((steps, features))`."
+                )
+            layer.unroll = True
 
 
 def float32_reference(model: keras.Model) -> keras.Model:
@@ -155,7 +200,7 @@ def normalized_codes(
 
 def _make_constant(source, layer):
     """Gives `layer`, a clone of `source`, the effective kernels."""
-    for name in source.kernel_quantizers:
+    for name in source.kernels:
         codes, scale = normalized_codes(source, name)
         ones = np.ones_like(scale)
         layer.kernel_quantizers[name] = rounding.ConstantKernel(
@@ -165,46 +210,90 @@ def _make_constant(source, layer):
 
 def _substitute_quantizers(source, layer, slots):
     """Gives `layer`, a clone of `source`, quantizers that can be converted."""
-    if len(source.kernel_quantizers) > 1:
-        raise ValueError(
-            "`activations='fake_quant'` takes layers with one kernel. "
-            f"Received: {type(source).__name__} {source.name!r} with "
-            f"{', '.join(source.kernel_quantizers)}. Use another mode."
+    if not source.kernels:
+        _substitute_operands(source, layer, slots)
+        return
+    is_recurrent = isinstance(layer, keras.layers.RNN)
+    fmt = get_format(source.formats[0])
+    step = np.float32(rounding.step_of(fmt))
+    roundings = []
+    for operand in source.operands_of(source):
+        codes, scale = normalized_codes(source, operand.kernel)
+        if fmt.is_integer:
+            codes, scale = codes / step, scale * step
+        if rounds_inputs(source) and operand.inputs:
+            grid = _grid(source, operand.inputs)
+            name = source.input_quantizer.formats[0]
+            inputs = rounding.InputRounding(get_format(name), grid, slots)
+            state = layer._input_states[operand.inputs]
+            roundings.append((state, inputs))
+            # Recurrent layers scale both operands back themselves.
+            if grid is not None and not is_recurrent:
+                scale = scale * inputs.unit(grid)
+        layer.kernel_quantizers[operand.kernel] = rounding.ConstantKernel(
+            codes, scale, None if is_recurrent else slots
         )
-    codes, scale = normalized_codes(source)
-    (name,) = source.formats
-    step = np.float32(rounding.step_of(get_format(name)))
-    if get_format(name).is_integer:
-        codes, scale = codes / step, scale * step
-    if not rounds_inputs(source):
-        layer.input_quantizer = None
-    else:
-        if source.input_quantizer.signedness != "symmetric":
-            raise ValueError(
-                "`activations='fake_quant'` rounds inputs to symmetric grids. "
-                f"Received: signedness={source.input_quantizer.signedness!r} "
-                f"in layer {source.name!r}. Use another mode."
-            )
-        fmt = get_format(source.input_quantizer.formats[0])
-        input_scale = _running_scale(source)
-        layer.input_quantizer = rounding.InputRounding(fmt, input_scale, slots)
-        if input_scale is not None:
-            unit = rounding.step_of(fmt) if fmt.is_integer else 1.0
-            scale = scale * (input_scale * np.float32(unit))
-    layer.kernel_quantizer = rounding.ConstantKernel(codes, scale, slots)
+    layer.input_quantizer = None
+    if roundings:
+        layer.input_quantizer = rounding.OperandRounding(roundings)
+    if is_recurrent:
+        layer._round_state = lambda state: state
+        if roundings:
+            _, round_state = roundings[-1]
+            layer._round_state = lambda state: round_state(state, False, {})
 
 
-def _running_scale(layer) -> np.float32 | None:
-    """Scale of a running range, `None` where it comes from each tensor."""
-    quantizer, state = layer.input_quantizer, layer._input_state
+def _substitute_operands(source, layer, slots):
+    """The same for a product of activations, both of which are rounded."""
+    layer.drop_input_quantizers()
+    for (quantizer, state), place in zip(
+        source.input_ranges()[::-1], ("right", "left"), strict=False
+    ):
+        if quantizer.formats == ("fp32",):
+            continue
+        stand_in = rounding.InputRounding(
+            get_format(quantizer.formats[0]),
+            _running_grid(source, quantizer, state),
+            slots,
+            returns_scale=True,
+        )
+        if place == "right":
+            layer.kernel_quantizers = {place: stand_in}
+        else:
+            layer.input_quantizer = stand_in
+
+
+def _grid(layer, name) -> rounding.Grid | None:
+    """Grid of a running range, `None` where it comes from each tensor."""
+    quantizer, state = layer.input_quantizer, layer._input_states[name]
+    if name == "state":
+        if not layer._is_bounded:
+            return None
+        one = np.ones((), np.float32)
+        state = {**state, "range": one, "updates": one}
+        return _running_grid(layer, layer._state_quantizer, state)
+    return _running_grid(layer, quantizer, state)
+
+
+def _running_grid(layer, quantizer, state) -> rounding.Grid | None:
     fmt = get_format(quantizer.formats[0])
-    if not fmt.is_scaled or "range" not in state:
+    if not fmt.is_scaled:
         return None
     # A range that saw no data is taken from each tensor, as the layer does.
-    if float(state["updates"]) == 0.0:
+    if "range" not in state or float(state["updates"]) == 0.0:
+        if quantizer.signedness != "symmetric":
+            raise ValueError(
+                "`activations='fake_quant'` takes ranges of each tensor for "
+                "symmetric grids only. Received: signedness="
+                f"{quantizer.signedness!r} in layer {layer.name!r}. Convert "
+                "with another `input_range`, or use another mode."
+            )
         return None
-    nothing = np.zeros((1,), np.float32)
-    return np.float32(quantizer.codes(nothing, False, state)[1])
+    ends = np.array([-_HUGE, _HUGE], np.float32)
+    codes, scale = quantizer.codes(ends, False, state)
+    low, high = (float(code) for code in np.asarray(codes))
+    smallest, steps = (float(value) for value in quantizer.row()[:2])
+    return rounding.Grid(np.float32(scale), smallest / steps, low, high)
 
 
 def _exact_form(layer, slots):
@@ -223,14 +312,12 @@ def _exact_form(layer, slots):
 def _clone(
     model: keras.Model,
     replacement: Callable,
-    keywords: Callable[[SearchableLayer], Mapping] = lambda layer: {},
 ) -> keras.Model:
     """Clones in float32.
 
     Args:
         model: Functional or Sequential model.
         replacement: Layer -> layer to stand in its place, or `None`.
-        keywords: Quantized layer -> what is to differ in its configuration.
     """
 
     def clone_layer(layer):
@@ -238,8 +325,6 @@ def _clone(
         if stand_in is not None:
             return stand_in
         config = layer.get_config()
-        if isinstance(layer, SearchableLayer):
-            config |= keywords(layer)
         # Operations such as `x + y` are no layers and have no policy.
         if getattr(layer, "compute_dtype", None) in _HALF:
             config["dtype"] = "float32"

@@ -24,6 +24,7 @@ from fliqs_tf.export import litert
 from fliqs_tf.export.agreement import Agreement
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.agreement import Tally
+from fliqs_tf.export.agreement import deviating
 from fliqs_tf.export.ranges import CALIBRATION_SAMPLES
 
 BATCH_SIZE = 64
@@ -49,6 +50,7 @@ def compare(
     references: Mapping[str, tuple[keras.Model, Bounds]],
     batches: Iterator[Batch],
     data: str,
+    replay: Callable[[list[np.ndarray]], list[np.ndarray] | None] | None = None,
 ) -> dict[str, Agreement]:
     """Runs a file and its references on the same batches.
 
@@ -58,6 +60,9 @@ def compare(
             how far the file may be from it.
         batches: What to run.
         data: Where the batches come from, for the record.
+        replay: What a deviating sample of `"verification"` is compared with in
+            the second place: a sample -> outputs, `None` if they would prove
+            nothing.
 
     Returns:
         Name -> comparison with that reference.
@@ -66,9 +71,14 @@ def compare(
     for batch in batches:
         received = runner(batch.inputs)
         tensors = [tf.convert_to_tensor(array) for array in batch.inputs]
-        for name, (reference, _) in references.items():
+        for name, (reference, bounds) in references.items():
             expected = [np.asarray(y) for y in litert.call(reference, tensors)]
-            tallies[name].add(received, expected, batch.labels)
+            replays = {}
+            if replay is not None and name == "verification":
+                replays, replay = _replays(
+                    replay, batch, received, expected, bounds
+                )
+            tallies[name].add(received, expected, batch.labels, replays)
     return {
         name: tally.result(data, references[name][1])
         for name, tally in tallies.items()
@@ -98,6 +108,17 @@ def first_batches(
         if sum(len(b.inputs[0]) for b in head) >= CALIBRATION_SAMPLES:
             break
     return head, itertools.chain(head, batches), data
+
+
+def _replays(replay, batch, received, expected, bounds):
+    """Returns replayed outputs by sample; no replay once one proved nothing."""
+    found: dict[int, list[np.ndarray]] = {}
+    for index in deviating(received, expected, bounds.tolerance):
+        outputs = replay([array[index : index + 1] for array in batch.inputs])
+        if outputs is None:
+            return found, None
+        found[index] = outputs
+    return found, replay
 
 
 def random_batches(model: keras.Model) -> Iterator[Batch]:

@@ -27,17 +27,28 @@ from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
 from fliqs_tf.formats import Format
 
-WEIGHT_OPERATORS = (
-    Builtin.CONV_2D,
-    Builtin.DEPTHWISE_CONV_2D,
-    Builtin.FULLY_CONNECTED,
-    Builtin.BATCH_MATMUL,
-    Builtin.TRANSPOSE_CONV,
-)
+# Operator -> (number of its input with the weights, with what they multiply).
+_OPERATORS = {
+    Builtin.BATCH_MATMUL: (1, 0),
+    Builtin.CONV_2D: (1, 0),
+    Builtin.CONV_3D: (1, 0),
+    # The first input is the shape of the output.
+    Builtin.CONV_3D_TRANSPOSE: (1, 2),
+    Builtin.DEPTHWISE_CONV_2D: (1, 0),
+    Builtin.FULLY_CONNECTED: (1, 0),
+    # A table of embeddings, and the rows to look up.
+    Builtin.GATHER: (0, 1),
+    Builtin.TRANSPOSE_CONV: (1, 2),
+}
 # A product of three float32 factors is off by at most 3 half units.
 _TOLERANCE = 1e-6
-# Convolutions, transposed ones too, and products have their weights here.
-KERNEL_INPUT = 1
+# Where the weights' output channels are, those that make the last axis of the
+# output.
+_CHANNEL_AXES = {
+    Builtin.CONV_2D: 0,
+    Builtin.DEPTHWISE_CONV_2D: 3,
+    Builtin.FULLY_CONNECTED: 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +59,13 @@ class Kernel:
         path: Path of the layer.
         fmt: Format of the codes.
         codes: float32 codes of the kernel's shape, in normalised units.
+        inputs: Name of the tensor that it multiplies, of several.
     """
 
     path: str
     fmt: Format
     codes: np.ndarray
+    inputs: str | None = None
 
 
 def tensor_name(path: str) -> str:
@@ -98,11 +111,15 @@ class Match:
         return ~np.any(self.codes, axis=axes)
 
 
+def kernel_input(graph: Graph, operator) -> int | None:
+    """Which input of an operator holds weights, `None` if none can."""
+    found = _OPERATORS.get(graph.builtin(operator))
+    return None if found is None else found[0]
+
+
 def data_input(graph: Graph, operator) -> int:
     """Number of the tensor that an operator multiplies its weights with."""
-    # The first input of TRANSPOSE_CONV is the shape of its output.
-    is_last = graph.builtin(operator) == Builtin.TRANSPOSE_CONV
-    return int(operator.inputs[2 if is_last else 0])
+    return int(operator.inputs[_OPERATORS[graph.builtin(operator)][1]])
 
 
 def reader(graph: Graph, tensor: int) -> Any:
@@ -114,11 +131,11 @@ def reader(graph: Graph, tensor: int) -> Any:
     decoded = {tensor}
     for operator in graph.operators:
         inputs = [int(number) for number in operator.inputs]
-        if graph.builtin(operator) in WEIGHT_OPERATORS:
-            if inputs[KERNEL_INPUT] in decoded:
-                return operator
+        place = kernel_input(graph, operator)
+        if place is not None and inputs[place] in decoded:
+            return operator
         # A graph's operators stand in the order in which they run.
-        elif decoded.intersection(inputs):
+        if decoded.intersection(inputs):
             decoded.update(int(number) for number in operator.outputs)
     return None
 
@@ -127,9 +144,10 @@ def find(graph: Graph, kernels: Sequence[Kernel]) -> list[Match]:
     """Recognises kernels; an operator without one has no entry."""
     found: list[Match] = []
     for operator in graph.operators:
-        if graph.builtin(operator) not in WEIGHT_OPERATORS:
+        place = kernel_input(graph, operator)
+        if place is None:
             continue
-        tensor = int(operator.inputs[KERNEL_INPUT])
+        tensor = int(operator.inputs[place])
         constant = graph.constant(tensor)
         if constant is None:
             continue
@@ -163,9 +181,12 @@ def store(
         containers: Kind of containers, see `ContainerWriter`.
     """
     writer = ContainerWriter(graph, containers)
-    written: dict[tuple[str, int], int] = {}
+    written: dict[tuple, tuple[int, np.ndarray | None]] = {}
     for match in find(graph, kernels):
-        key = (match.kernel.path, match.constant)
+        scales_output = graph.has_constant_bias(match.operator) and (
+            match.axis == _CHANNEL_AXES.get(graph.builtin(match.operator))
+        )
+        key = (match.kernel.path, match.constant, scales_output)
         if key not in written:
             written[key] = writer.write(
                 unused_name(graph, match.kernel.path),
@@ -174,8 +195,14 @@ def store(
                 match.codes,
                 match.axis,
                 match.scale,
+                scales_output,
             )
-        match.operator.inputs[KERNEL_INPUT] = written[key]
+        tensor, scale = written[key]
+        place = kernel_input(graph, match.operator)
+        match.operator.inputs[place] = tensor
+        if scale is not None:
+            name = f"{graph.name(int(match.operator.outputs[0]))}/scale"
+            graph.scale_output(match.operator, scale, name)
 
 
 def unused_name(graph: Graph, path: str) -> str:
@@ -237,29 +264,39 @@ def _layouts(
     codes: np.ndarray, shape: tuple[int, ...], builtin: int
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yields codes laid out as LiteRT may, and the axis of output channels."""
+    candidates = []
     if codes.ndim == 2:
         candidates = [(codes.T, 0), (codes, 1)]
+    elif codes.ndim == 3:
+        candidates = _layouts_in_time(codes, shape, builtin)
+    elif builtin == Builtin.DEPTHWISE_CONV_2D:
+        candidates = [(codes.reshape(1, *codes.shape[:2], -1), 3)]
+    elif builtin == Builtin.TRANSPOSE_CONV:
+        candidates = [(codes.transpose(2, 0, 1, 3), 0)]
     elif codes.ndim == 4:
         candidates = [(codes.transpose(3, 0, 1, 2), 0)]
-        # A convolution to one channel has the same shape.
-        if builtin == Builtin.DEPTHWISE_CONV_2D:
-            candidates = [(codes.reshape(1, *codes.shape[:2], -1), 3)]
-        if builtin == Builtin.TRANSPOSE_CONV:
-            candidates = [(codes.transpose(2, 0, 1, 3), 0)]
-    elif codes.ndim == 3:
-        # A convolution along time is one over images of height 1.
-        candidates = [(codes.transpose(2, 0, 1)[:, None], 0)]
-        if len(shape) == 2:
-            # Heads are columns of a product, or its rows where they are joined.
-            first, _, last = codes.shape
-            matrices = [codes.reshape(first, -1), codes.reshape(-1, last)]
-            candidates = [(matrix.T, 0) for matrix in matrices]
-            candidates += [(matrix, 1) for matrix in matrices]
-    else:
-        candidates = []
+    elif codes.ndim == 5:
+        is_transposed = builtin == Builtin.CONV_3D_TRANSPOSE
+        candidates = [(codes, 3 if is_transposed else 4)]
     for candidate, axis in candidates:
         if candidate.shape == shape:
             yield candidate, axis
+
+
+def _layouts_in_time(codes, shape, builtin):
+    """Convolutions along time are over images of height 1."""
+    if builtin == Builtin.DEPTHWISE_CONV_2D:
+        return [(codes.reshape(1, 1, len(codes), -1), 3)]
+    if builtin == Builtin.TRANSPOSE_CONV:
+        return [(codes.transpose(1, 0, 2)[:, None], 0)]
+    if len(shape) != 2:
+        return [(codes.transpose(2, 0, 1)[:, None], 0)]
+    # Heads are columns of a product, or its rows where they are joined.
+    first, _, last = codes.shape
+    matrices = [codes.reshape(first, -1), codes.reshape(-1, last)]
+    return [(matrix.T, 0) for matrix in matrices] + [
+        (matrix, 1) for matrix in matrices
+    ]
 
 
 def _factor(constant, codes, axis):

@@ -48,19 +48,21 @@ def searchable(keras_class: type):
     return register
 
 
-def extends(keras_class: type):
+def extends(keras_class: type, *own: str):
     """Class decorator: registers a class with Keras, and signs it.
 
     The signature becomes that of `keras_class` plus the keywords of
-    `SearchableLayer`.
+    `SearchableLayer`, and `own` ones of the class.
     """
 
     def register(form):
-        own = inspect.signature(SearchableLayer).parameters.values()
+        shared = inspect.signature(SearchableLayer).parameters.values()
         inherited = inspect.signature(keras_class).parameters.values()
         named = [p for p in inherited if p.kind is not p.VAR_KEYWORD]
         variadic = [p for p in inherited if p.kind is p.VAR_KEYWORD]
-        keywords = [p for p in own if p.kind is p.KEYWORD_ONLY]
+        keywords = [p for p in shared if p.kind is p.KEYWORD_ONLY]
+        parameters = inspect.signature(form.__init__).parameters
+        keywords += [parameters[name] for name in own]
         form.__signature__ = inspect.Signature([*named, *keywords, *variadic])
         return keras.saving.register_keras_serializable(package="fliqs_tf")(
             form

@@ -24,7 +24,9 @@ _ATTENTION = (
     keras.layers.MultiHeadAttention,
     keras.layers.GroupQueryAttention,
 )
-_PROJECTION = re.compile(r"_(query|key|value|output|gate)_dense")
+_WITHIN_ATTENTION = re.compile(
+    r"_(?:(query|key|value|output|gate)_dense|(scores|weighted_sum)_product)"
+)
 
 
 def slots(layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
@@ -53,16 +55,17 @@ def children(
     """Yields `(name in paths, layer)` of the layers that a layer holds.
 
     The name is the slot; projections of attention are `"query"`, `"key"`,
-    `"value"`, `"output"` (and `"gate"`), and a wrapped layer has its own name.
+    `"value"`, `"output"` (and `"gate"`), its products `"scores"` and
+    `"weighted_sum"`, and a wrapped layer has its own name.
     """
     seen = set()
     for slot, child in slots(layer).items():
         if id(child) in seen:
             continue
         seen.add(id(child))
-        projection = _PROJECTION.fullmatch(slot)
-        if isinstance(layer, _ATTENTION) and projection:
-            yield projection[1], child
+        within = _WITHIN_ATTENTION.fullmatch(slot)
+        if isinstance(layer, _ATTENTION) and within:
+            yield within[1] or within[2], child
         elif isinstance(layer, _BY_NAME):
             yield child.name, child
         else:

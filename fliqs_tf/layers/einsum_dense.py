@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from fliqs_tf.layers.base import searchable
-from fliqs_tf.layers.searchable_layer import Operand
+from fliqs_tf.layers.quantized_operands import Operand
 from fliqs_tf.layers.searchable_layer import SearchableLayer
 
 

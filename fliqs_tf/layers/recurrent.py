@@ -22,11 +22,12 @@ import keras
 from keras import ops
 
 from fliqs_tf.layers.base import searchable
+from fliqs_tf.layers.calibration import warn_if_uncalibrated
 from fliqs_tf.layers.children import exchange
+from fliqs_tf.layers.quantized_operands import Operand
 from fliqs_tf.layers.recurrent_cells import GRUCell
 from fliqs_tf.layers.recurrent_cells import LSTMCell
 from fliqs_tf.layers.recurrent_cells import SimpleRNNCell
-from fliqs_tf.layers.searchable_layer import Operand
 from fliqs_tf.layers.searchable_layer import SearchableLayer
 from fliqs_tf.quantizers import InputQuantizer
 
@@ -89,6 +90,10 @@ class _Recurrent(SearchableLayer):
             quantizer = InputQuantizer(quantizer.formats, "dynamic")
         return super()._build_input(quantizer, name)
 
+    def drop_input_quantizers(self):
+        super().drop_input_quantizers()
+        self._state_quantizer = None
+
     def call(  # type: ignore[override]
         self, sequences, initial_state=None, mask=None, training=False
     ):
@@ -101,6 +106,8 @@ class _Recurrent(SearchableLayer):
             return keras.layers.RNN.inner_loop(
                 self, sequences, initial_state, mask, training
             )
+        if not training:
+            warn_if_uncalibrated(self)
         kernels = {}
         for operand in self.operands:
             codes, scale = self.kernel_codes(training, operand.kernel)

@@ -14,7 +14,7 @@ from keras import ops
 
 from fliqs_tf.layers.base import positions
 from fliqs_tf.layers.base import searchable
-from fliqs_tf.layers.searchable_layer import Operand
+from fliqs_tf.layers.quantized_operands import Operand
 from fliqs_tf.layers.searchable_layer import SearchableLayer
 
 

@@ -1,5 +1,6 @@
 """What each method chooses, against what its paper says it should."""
 
+import dataclasses
 import itertools
 
 import keras
@@ -9,6 +10,7 @@ from absl.testing import parameterized
 
 from fliqs_tf import baselines
 from fliqs_tf import costs
+from fliqs_tf.baselines import differentiable
 from fliqs_tf.baselines import evolutionary
 from fliqs_tf.baselines import manual
 from fliqs_tf.baselines import ptq
@@ -19,7 +21,7 @@ from tests.baselines import planted
 _SPACE = ("int4", "int6", "int8")
 
 
-def _choice(target, layers=5):
+def _choice(target, layers=5, bounds=None):
     """Layers of 64 weights each, but the last with 32."""
     model = keras.Sequential(
         [
@@ -29,7 +31,8 @@ def _choice(target, layers=5):
         ]
     )
     cost = costs.get("bitops")
-    return Choice(model, _SPACE, cost, costs.target(cost, model, target))
+    target = costs.target(cost, model, target)
+    return Choice(model, _SPACE, cost, target, bounds=bounds or {})
 
 
 def _feasible(choice):
@@ -57,8 +60,26 @@ class ManualTest(absltest.TestCase):
             self.assertEqual(manual.sample(choice).tolist(), expected)
 
     def test_target_that_does_not_even_pay_the_ends(self):
-        with self.assertRaisesRegex(ValueError, "Received: a target of"):
+        with self.assertRaisesRegex(
+            ValueError,
+            "Received: with the narrowest format, bitops .* of .* allowed",
+        ):
             manual.sample(_choice("1.9xint4"))
+
+    def test_bound_narrows_the_rest(self):
+        # In bytes: 4 bits a weight are 32 a layer and 16 for the last, 8 bits
+        # twice, 6 bits half as much again; scales and biases are 4 bytes each
+        # for 8 and 4 channels, 64 and 32 a layer. So the ends at INT8 and the
+        # rest at INT4 take 64 + 3 x 32 + 32 + 4 x 64 + 32 = 480 bytes, with
+        # the rest at INT6 528.
+        for size, expected in ((480, [2, 0, 0, 0, 2]), (528, [2, 1, 1, 1, 2])):
+            choice = _choice("4xint4", bounds={"size": size / 2**20})
+            self.assertEqual(manual.sample(choice).tolist(), expected)
+        choice = _choice("4xint4", bounds={"size": 479 / 2**20})
+        with self.assertRaisesRegex(
+            ValueError, "format, size 0.000457764 MiB, of 0.000456.* allowed"
+        ):
+            manual.sample(choice)
 
 
 class RandomTest(absltest.TestCase):
@@ -71,6 +92,21 @@ class RandomTest(absltest.TestCase):
         self.assertLessEqual(max(ratios), 1 + 1e-9)
         self.assertGreater(len({tuple(s) for s in samples}), 10)
 
+    def test_bounds_are_kept_and_what_they_leave_is_used(self):
+        bounds = {"size": "1.1xint4", "memory": "1.7xint4"}
+        choice = _choice("3xint4", layers=8, bounds=bounds)
+        self.assertLess(choice.budget.highest, 0.98 * choice.budget.target)
+        rng = np.random.default_rng(0)
+        samples = [random_choice.sample(choice, rng) for _ in range(20)]
+        for sample in samples:
+            assignment = choice.assignment(sample)
+            for bound in choice.budget.bounds:
+                cost = bound.cost(choice.model, assignment)
+                self.assertLessEqual(cost, bound.target * (1 + 1e-9))
+            ratio = choice.budget.of(sample) / choice.budget.highest
+            self.assertBetween(ratio, random_choice.USED, 1 + 1e-9)
+        self.assertGreater(len({tuple(s) for s in samples}), 10)
+
 
 class PostTrainingTest(absltest.TestCase):
     def test_planted_sensitivities_give_the_known_optimum(self):
@@ -81,6 +117,27 @@ class PostTrainingTest(absltest.TestCase):
             table = np.sort(rng.exponential(size=(5, 3)))[:, ::-1]
             best = min(
                 _feasible(choice),
+                key=lambda s, table=table: table[np.arange(5), s].sum(),
+            )
+            found = ptq.best_sample(choice, table)
+            self.assertEqual(found.tolist(), best.tolist())
+
+    def test_optimum_within_bounds(self):
+        choice = _choice("3xint4", bounds={"size": "1.2xint4"})
+        size = choice.budget.bounds[0]
+        rng = np.random.default_rng(1)
+        # What fits, by the cost itself.
+        samples = [
+            s
+            for s in map(np.array, itertools.product(range(3), repeat=5))
+            if size.cost(choice.model, choice.assignment(s)) <= size.target
+            and choice.budget.of(s) <= choice.budget.target
+        ]
+        self.assertBetween(len(samples), 10, 3**5 - 10)
+        for _ in range(5):
+            table = np.sort(rng.exponential(size=(5, 3)))[:, ::-1]
+            best = min(
+                samples,
                 key=lambda s, table=table: table[np.arange(5), s].sum(),
             )
             found = ptq.best_sample(choice, table)
@@ -145,6 +202,54 @@ class EvolutionTest(absltest.TestCase):
         self.assertNotEqual(loss([1]), first)
         self.assertAlmostEqual(loss([0]), first, places=5)
 
+    def test_children_keep_the_bounds(self):
+        choice = _choice("3xint4", bounds={"size": "1.2xint4"})
+        size = choice.budget.bounds[0]
+        rng = np.random.default_rng(0)
+
+        def loss(sample):
+            assignment = choice.assignment(sample)
+            self.assertLessEqual(
+                size.cost(choice.model, assignment), size.target * (1 + 1e-9)
+            )
+            return -float(np.sum(sample))
+
+        evolutionary.evolve(choice, loss, rng)
+
+
+class DifferentiableTest(absltest.TestCase):
+    def test_penalty_is_the_expectation_over_all_samples(self):
+        bounds = {"size": "1.1xint4", "memory": "1.3xint4"}
+        choice = _choice("1.7xint4", bounds=bounds)
+        model = differentiable.MixtureModel(choice, 1)
+        rng = np.random.default_rng(0)
+        logits = rng.normal(size=(5, 3))
+        for mixture, row in zip(model.mixtures, logits, strict=True):
+            mixture.logits.assign(row)
+        shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        samples = list(itertools.product(range(3), repeat=5))
+        weights = [shares[np.arange(5), s].prod() for s in samples]
+        self.assertAlmostEqual(sum(weights), 1.0)
+
+        def expected(cost):
+            values = [cost(choice.model, choice.assignment(s)) for s in samples]
+            return np.dot(weights, values)
+
+        budget = choice.budget
+        penalty = abs(expected(budget.cost) / budget.target - 1)
+        size, memory = budget.bounds
+        excess = expected(size.cost) / size.target - 1
+        self.assertGreater(excess, 0.0)
+        # Of the memory the largest of the expected sums, by hand: inputs of
+        # 8 elements that a layer reads, and 8 outputs for the next one; the
+        # logits are float32.
+        widths = shares @ [4, 6, 8]
+        sums = [8 * (one + other) for one, other in itertools.pairwise(widths)]
+        sums.append(8 * widths[-1] + 4 * 32)
+        peak = max(sums) / 8 / 1024
+        penalty += excess + max(peak / memory.target - 1, 0.0)
+        self.assertAlmostEqual(float(model.penalty()), penalty, places=5)
+
 
 class PlantedLayerTest(parameterized.TestCase):
     @parameterized.product(
@@ -153,6 +258,18 @@ class PlantedLayerTest(parameterized.TestCase):
     def test_finds_the_layer_that_needs_8_bits(self, method, seed):
         epochs = {"differentiable": 24, "evolutionary": 2}[method]
         task, _ = planted.planted_task(epochs, seed=seed)
+        result = baselines.get(method)(task)
+        self.assertEqual(dict(result.assignment), planted.BEST)
+
+    @parameterized.parameters("ptq", "differentiable", "evolutionary")
+    def test_finds_it_when_only_a_bound_keeps_the_other_from_it(self, method):
+        epochs = {"ptq": 0, "differentiable": 24, "evolutionary": 2}[method]
+        task, _ = planted.planted_task(epochs)
+        task = dataclasses.replace(
+            task,
+            target=task.cost(task.model, "int8"),
+            bounds={"size": costs.get("size")(task.model, planted.BEST)},
+        )
         result = baselines.get(method)(task)
         self.assertEqual(dict(result.assignment), planted.BEST)
 

@@ -65,7 +65,7 @@ class CompatibilityTest(parameterized.TestCase):
             [
                 keras.Input((5, 5, 3)),
                 layers.Conv2D(4, 3, activation="relu", name="conv"),
-                layers.DepthwiseConv2D(2, activation="relu", name="depthwise"),
+                layers.DepthwiseConv2D(2, name="depthwise"),
                 layers.Flatten(),
                 layers.Dense(3, name="dense"),
             ]

@@ -9,6 +9,7 @@ from fliqs_tf.export import export_tflite
 from fliqs_tf.export import litert
 from fliqs_tf.export import twin
 from fliqs_tf.export import weights
+from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
 from fliqs_tf.export.graph import type_name
 from fliqs_tf.export.runner import Runner
@@ -84,10 +85,38 @@ class StoredTest(parameterized.TestCase):
         graph = self._export("e4m3")
         table = graph.constant(graph.find("e4m3/values"))
         fmt = get_format("e4m3")
-        self.assertEqual(table.shape, (255, 1))
-        np.testing.assert_array_equal(table[:, 0] * fmt.unit, fmt.values())
+        self.assertEqual(table.shape, (255,))
+        np.testing.assert_array_equal(table * fmt.unit, fmt.values())
         names = [graph.name(n) for n in range(len(graph.tensors))]
         self.assertEqual(sum("values" in name for name in names), 1)
+
+    @parameterized.parameters(
+        ("int4", "INT8"),
+        ("e2m1", "INT8"),
+        ("e4m3", "FLOAT16"),
+        # All of FLOAT16's exponents, down to its smallest subnormal value.
+        ("e5m2", "FLOAT16"),
+        ("mxfp4", "FLOAT16"),
+        ("fp16", "FLOAT16"),
+        # One bit of mantissa too many, and weights that are not rounded.
+        ("int16", "FLOAT32"),
+        ("fp32", "FLOAT32"),
+    )
+    def test_fast_types(self, fmt, tensor_type):
+        graph = self._export(fmt, containers="fast")
+        for path in ("stem", "depthwise", "pointwise", "down", "logits"):
+            (tensor,) = weights.stored_tensors(graph, path)
+            stored = type_name(graph.tensors[tensor].type)
+            self.assertEqual(stored, tensor_type)
+        decoders = {Builtin.DEQUANTIZE} if tensor_type != "FLOAT32" else set()
+        used = {graph.builtin(operator) for operator in graph.operators}
+        # Nothing is computed at each call but by what the fast kernels fuse.
+        self.assertEqual(
+            used.intersection(
+                (Builtin.CAST, Builtin.GATHER, Builtin.DEQUANTIZE)
+            ),
+            decoders,
+        )
 
     def test_small_formats_make_small_files(self):
         sizes = [
@@ -96,10 +125,10 @@ class StoredTest(parameterized.TestCase):
         ]
         self.assertEqual(sizes, sorted(sizes))
 
-    def _export(self, fmt, model=None):
+    def _export(self, fmt, model=None, containers="small"):
         path = self.create_tempfile().full_path
         model = model or small_models.fixed(small_models.residual(), fmt)
-        report = export_tflite(model, path)
+        report = export_tflite(model, path, containers=containers)
         self.assertLess(report.max_relative_error, 2e-6)
         with open(path, "rb") as file:
             return Graph(file.read())
@@ -126,16 +155,30 @@ class DecodedTest(parameterized.TestCase):
         ("export_odd", 180, 36, 12),
     )
     def test_exact(self, fmt, *sizes):
+        graph, kernels = self._stored(fmt, "small")
+        for kernel, size in zip(kernels, sizes, strict=True):
+            (stored,) = weights.stored_tensors(graph, kernel.path)
+            self.assertEqual(graph.size(stored), size)
+
+    @parameterized.parameters(
+        "mxfp8_e5m2", "export_two_bits", "export_odd", "e4m3", "fp16"
+    )
+    def test_scales_behind_the_operators(self, fmt):
+        """Of either sign, behind and before biases and activations."""
+        self._stored(fmt, "fast")
+
+    def _stored(self, fmt, kind):
         layers = keras.layers
         model = keras.Sequential(
             [
                 keras.Input((8, 8, 5), name="x"),
-                layers.Conv2D(8, 3, name="conv"),
+                layers.Conv2D(8, 3, name="conv", activation="relu6"),
                 layers.DepthwiseConv2D(3, name="depthwise"),
                 layers.GlobalAveragePooling2D(),
-                layers.Dense(3, name="dense"),
+                layers.Dense(3, name="dense", activation="relu"),
             ]
         )
+        random = np.random.default_rng(2)
         kernels = []
         for layer in model.layers:
             if not layer.weights:
@@ -145,19 +188,18 @@ class DecodedTest(parameterized.TestCase):
             kernels.append(weights.Kernel(layer.name, get_format(fmt), codes))
             # Any factor may stand beside, of either sign.
             layer.kernel.assign(codes * np.float32(-0.3))
+            layer.bias.assign(random.uniform(0.0, 1.0, layer.bias.shape))
         model = twin.uncompiled(model)
         graph = litert.convert(model, Slots(), model)
-        weights.store(graph, kernels)
+        weights.store(graph, kernels, kind)
         graph = Graph(graph.to_bytes())
-        for kernel, size in zip(kernels, sizes, strict=True):
-            (stored,) = weights.stored_tensors(graph, kernel.path)
-            self.assertEqual(graph.size(stored), size)
         x = np.random.default_rng(1).standard_normal((4, 8, 8, 5))
         x = x.astype("float32")
         (received,) = Runner(graph.to_bytes())([x])
         expected = np.asarray(model(x))
         error = np.abs(received - expected).max() / np.abs(expected).max()
         self.assertLess(error, 2e-6)
+        return graph, kernels
 
 
 def _rounded(kernel, fmt, axis):

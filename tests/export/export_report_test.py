@@ -63,6 +63,11 @@ class ExportReportTest(parameterized.TestCase):
         self.assertEqual(why["logits"], "")
         self.assertRegex(why["depthwise"], "no type of 5 bits.*stand in 8")
         self.assertRegex(why["down"], "no type of 9 bits.*stand in 16")
+        path = self.create_tempfile().full_path
+        report = export_tflite(self.model, path, containers="fast")
+        rows = {layer.path: layer for layer in report.layers}
+        self.assertRegex(rows["stem"].why, "fast kernels.*INT8 is the smallest")
+        self.assertRegex(rows["down"].why, "FLOAT16 is the smallest")
 
     def test_inputs(self):
         stored = [layer.stored_input for layer in self.report.layers]

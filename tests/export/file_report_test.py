@@ -71,7 +71,9 @@ class InspectTest(_FileTestCase):
         self.path.write_bytes(converter.convert())
         found = inspect(self.path)
         self.assertIsNone(found.metadata)
-        self.assertRegex(str(found), "without metadata")
+        self.assertRegex(str(found), "without metadata.*another tool")
+        stored = sum(row.stored_bytes for row in found.rows)
+        self.assertIn(f"of which weights {stored:,};", str(found))
         self.assertLen(found.rows, 5)
         for row in found.rows:
             self.assertIsNone(row.asked)

@@ -4,9 +4,12 @@ import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from fliqs_tf import convert
 from fliqs_tf.export import export_tflite
+from fliqs_tf.export import ranges
 from fliqs_tf.export import twin
 from fliqs_tf.export import weights
+from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
 from fliqs_tf.export.graph import type_name
 from fliqs_tf.export.runner import Runner
@@ -39,7 +42,7 @@ class StaticTest(_IntegerTestCase):
         report = export_tflite(model, self.path, "int8", self.images)
         self.assertLess(report.verification.rms_error, 0.04)
         graph = self._graph()
-        for path, bound in twin.learned_ranges(model).items():
+        for (path, _), (_, bound) in twin.learned_ranges(model).items():
             (stored,) = weights.stored_tensors(graph, path)
             operator = weights.reader(graph, stored)
             source = graph.tensors[int(operator.inputs[0])]
@@ -58,6 +61,45 @@ class StaticTest(_IntegerTestCase):
         np.testing.assert_allclose(
             graph.tensors[stored].quantization.scale, scale.ravel(), rtol=2e-7
         )
+
+    @parameterized.parameters("unsigned", "affine")
+    def test_trained_grid_with_a_zero_point(self, signedness):
+        model = convert.to_searchable(
+            small_models.residual(), "int8", input_signedness=signedness
+        )
+        model = small_models.fixed(model, "int8")
+        export_tflite(model, self.path, "int8", self.images)
+        graph = self._graph()
+        for path in ("pointwise", "down", "logits"):
+            low, high = twin.learned_ranges(model)[path, "input"]
+            (stored,) = weights.stored_tensors(graph, path)
+            operator = weights.reader(graph, stored)
+            found = graph.tensors[int(operator.inputs[0])].quantization
+            scale = (high - low) / 255
+            np.testing.assert_allclose(found.scale, [scale], rtol=2e-7)
+            # The least integer, -128, stands for `low`.
+            zero = round(-128 - low / scale)
+            np.testing.assert_array_equal(found.zeroPoint, [zero])
+            if signedness == "unsigned":
+                self.assertEqual((low, zero), (0.0, -128))
+
+    def test_gates_are_not_rounded_twice(self):
+        """The runtime's own scale of a sigmoid is that of its readers."""
+        layers = keras.layers
+        inputs = keras.Input(small_models.IMAGE)
+        x = layers.Conv2D(16, 3, activation="silu")(inputs)
+        gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+        gate = layers.Conv2D(4, 1, activation="silu")(gate)
+        x = x * layers.Conv2D(16, 1, activation="sigmoid")(gate)
+        model = keras.Model(inputs, layers.Conv2D(5, 1)(x))
+        model = small_models.fixed(model, "int8")
+        report = export_tflite(model, self.path, "int8", self.images)
+        self.assertLess(report.verification.rms_error, 0.03)
+        graph = self._graph()
+        used = [graph.builtin(operator) for operator in graph.operators]
+        self.assertEqual(used.count(Builtin.LOGISTIC), 3)
+        # That of the input alone.
+        self.assertEqual(used.count(Builtin.QUANTIZE), 1)
 
     @parameterized.parameters(("int8", 0.04), ("int16", 4e-4))
     def test_mixed_weights_in_one_file(self, activations, limit):
@@ -161,6 +203,44 @@ class DynamicTest(_IntegerTestCase):
         self.assertEqual(rows["down"].stored_input, "FLOAT32 not rounded")
 
 
+class ScalingTest(_IntegerTestCase):
+    @parameterized.parameters(
+        # The converter folds these into the convolution, which then reads
+        # pixels; its range was learned on what the layer gets.
+        {"scale": 1 / 255, "offset": 0.0, "padding": "same"},
+        {"scale": -2.0, "offset": 0.0, "padding": "same"},
+        {"scale": 1 / 127.5, "offset": -1.0, "padding": "valid"},
+        {"scale": 1 / 127.5, "offset": -1.0, "padding": "same"},
+    )
+    def test_preprocessing_in_front(self, scale, offset, padding):
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Rescaling(scale, offset),
+                keras.layers.Conv2D(8, 3, padding=padding, name="stem"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10, name="logits"),
+            ]
+        )
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1))
+        pixels = pixels.astype("float32")
+        fixed = convert.to_fixed(model, {"stem": "int8", "logits": "int8"})
+        fixed(pixels, training=True)
+        report = export_tflite(fixed, self.path, "int8", pixels)
+        self.assertLess(report.verification.rms_error, 0.02)
+
+    def test_fits_a_scaling_or_none(self):
+        given = np.array([-1.0, 0.0, 0.2, 3.0], np.float32)
+        for factor, offset in ((255.0, 0.0), (-2.0, 0.0), (127.5, 127.5)):
+            found = ranges._fit(given, np.sort(factor * given + offset))
+            self.assertAlmostEqual(found.factor, factor, places=3)
+            self.assertAlmostEqual(found.offset, offset, places=3)
+        # The trained grid to the bit, whatever the order of summation was.
+        same = ranges._fit(given, given * np.float32(1 + 1e-6))
+        self.assertEqual(same, ranges.Scaling())
+        self.assertIsNone(ranges._fit(given, np.sort(given**3)))
+
+
 class RunnerTest(_IntegerTestCase):
     def test_kept_tensors_come_back_as_numbers(self):
         model = small_models.fixed(small_models.residual(), "int8")
@@ -171,7 +251,7 @@ class RunnerTest(_IntegerTestCase):
         runner([self.images[:1]])
         (stored,) = weights.stored_tensors(graph, "stem")
         source = int(weights.reader(graph, stored).inputs[0])
-        bound = twin.learned_ranges(model)["stem"]
+        _, bound = twin.learned_ranges(model)["stem", "input"]
         np.testing.assert_allclose(
             runner.tensor(source),
             np.clip(self.images[:1], -bound, bound),

@@ -12,6 +12,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from fliqs_tf import layers
+from fliqs_tf.attention_products import with_attention_products
 from fliqs_tf.codebooks import register_format
 from fliqs_tf.export import export_onnx
 from fliqs_tf.export import onnx_graph
@@ -69,22 +70,23 @@ class FormatsTest(_OnnxTestCase):
     def test_type_bytes_and_arithmetic(self, fmt, stored, size, opset):
         model = small_models.fixed(small_models.residual(), fmt)
         images = small_models.images()
-        report = export_onnx(model, self.path, "float", images)
-        self.assertLess(report.max_relative_error, _EXACT)
+        activations, limit = "fake_quant", _EXACT
+        if opset is None:
+            activations = "float"
+            with self.assertRaisesRegex(ValueError, f"'{fmt}' of layer 'stem'"):
+                export_onnx(model, self.path, "fake_quant", images)
+        if fmt in ("int16", "bf16", "fp16"):
+            # Sums of 16-bit codes are not exact in either.
+            limit = 1e-3
+        report = export_onnx(model, self.path, activations, images)
+        self.assertLess(report.max_relative_error, limit)
         row = next(r for r in report.layers if r.path == "depthwise")
         self.assertRegex(row.stored_type, f"^({stored})$")
         if size is not None:
             self.assertEqual(row.weight_bytes, size)
         self.assertEqual(report.file_bytes, os.path.getsize(self.path))
-        if opset is None:
-            with self.assertRaisesRegex(ValueError, f"'{fmt}' of layer 'stem'"):
-                export_onnx(model, self.path, "fake_quant", images)
-            return
-        report = export_onnx(model, self.path, "fake_quant", images)
-        # Sums of 16-bit codes are not exact in either.
-        limit = 1e-3 if fmt in ("int16", "bf16", "fp16") else _EXACT
-        self.assertLess(report.max_relative_error, limit)
-        self.assertEqual(self.graph().opset, opset)
+        if opset is not None:
+            self.assertEqual(self.graph().opset, opset)
         self.assertEqual(os.listdir(self.folder), ["model.onnx"])
 
 
@@ -263,7 +265,7 @@ _LAYERS = {
         lambda: keras.layers.EinsumDense("abc,cde->abde", (None, 2, 5)),
         _SEQUENCE,
     ),
-    "lstm": (lambda: keras.layers.LSTM(5, unroll=True), _SEQUENCE),
+    "lstm": (lambda: keras.layers.LSTM(5), _SEQUENCE),
     "separable": (lambda: keras.layers.SeparableConv2D(6, 3), _IMAGE),
     "time_distributed": (
         lambda: keras.layers.TimeDistributed(keras.layers.Dense(5)),
@@ -311,11 +313,22 @@ class LayerKindsTest(_OnnxTestCase):
         self.assertEqual(stored["table"].stored_type, "INT4")
         self.assertEqual(stored["table"].weight_bytes, 11 * 8 // 2)
 
-    def test_loops_are_exact_but_not_small(self):
-        report = self._export(keras.layers.LSTM(5), _SEQUENCE, "float")
-        self.assertLess(report.max_relative_error, _EXACT)
-        self.assertEqual(report.layers[0].stored_type, "none")
-        self.assertRegex(report.layers[0].why, "no constant")
+    @parameterized.parameters("float", "fake_quant")
+    def test_products_of_attention(self, activations):
+        inputs = keras.Input(_SEQUENCE)
+        attention = keras.layers.MultiHeadAttention(2, 4)
+        model = keras.Model(inputs, attention(inputs, inputs))
+        model = with_attention_products(model)
+        random = np.random.default_rng(0)
+        data = random.standard_normal((20, *_SEQUENCE)).astype("float32")
+        model = small_models.fixed(model, "int8", data)
+        model(1.137 * data, training=True)
+        report = export_onnx(model, self.path, activations, data)
+        self.assertLess(report.verification.rms_error, 1e-3)
+        kinds = [node.op_type for node in self.graph().nodes]
+        # Four projections, and the two operands of two products.
+        rounded = 8 if activations == "fake_quant" else 0
+        self.assertEqual(kinds.count("QuantizeLinear"), rounded)
 
     def _export(self, layer, shape, activations):
         inputs = keras.Input(shape)

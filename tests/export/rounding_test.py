@@ -35,7 +35,11 @@ class RoundingTest(parameterized.TestCase):
         x = _hard_values(fmt, scale)
         row = fmt.row()
         expected = numerics.round_to_row(ops.convert_to_tensor(x) / scale, row)
-        codes, rest = rounding.InputRounding(fmt, scale, Slots()).codes(
+        largest = float(row[2])
+        grid = rounding.Grid(scale, rounding.step_of(fmt), -largest, largest)
+        if not fmt.is_scaled:
+            grid = None
+        codes, rest = rounding.InputRounding(fmt, grid, Slots()).codes(
             ops.convert_to_tensor(x), False, {}
         )
         unit = rounding.step_of(fmt) if fmt.is_integer else 1.0

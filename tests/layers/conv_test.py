@@ -6,6 +6,7 @@ from absl.testing import parameterized
 
 from fliqs_tf import layers
 from tests.layers import layer_contract
+from tests.layers.numpy_convolution import convolve
 
 
 class Conv2DTest(layer_contract.LayerContract, parameterized.TestCase):
@@ -37,7 +38,7 @@ class Conv2DTest(layer_contract.LayerContract, parameterized.TestCase):
 
     def product(self, layer, x, kernel):
         first = layer.data_format == "channels_first"
-        outputs = layer_contract.convolve(
+        outputs = convolve(
             x.transpose(0, 2, 3, 1) if first else x,
             kernel,
             layer.strides,

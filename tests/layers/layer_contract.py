@@ -16,62 +16,16 @@ from keras import ops
 
 from fliqs_tf.layers import SearchableLayer
 from fliqs_tf.numerics import fake_quant
+from fliqs_tf.space import SPACES
 
 _FORMATS = ("int4", "int8", "e4m3", "e2m1", "bf16")
-
-
-def padded(size, kernel, stride, dilation, padding):
-    """Zeros (before, after) that TensorFlow's "same" adds, and outputs."""
-    reach = (kernel - 1) * dilation + 1
-    if padding == "valid":
-        return (0, 0), (size - reach) // stride + 1
-    outputs = -(-size // stride)
-    total = max((outputs - 1) * stride + reach - size, 0)
-    return (total // 2, total - total // 2), outputs
-
-
-def convolve(x, kernel, strides, padding, dilation, groups):
-    """Convolution in plain NumPy, exact in int64; channels last.
-
-    Args:
-        x: `(n, h, w, groups * c)`.
-        kernel: `(kh, kw, c, groups * f)`.
-        strides: Pair.
-        padding: `"valid"` or `"same"`.
-        dilation: Pair.
-        groups: Number of groups.
-    """
-    pads, outputs = zip(
-        *(
-            padded(x.shape[1 + i], kernel.shape[i], strides[i], dilation[i],
-                   padding)
-            for i in (0, 1)
-        ),
-        strict=True,
-    )  # fmt: skip
-    x = np.pad(x, ((0, 0), *pads, (0, 0)))
-    filters = kernel.shape[-1] // groups
-    channels = kernel.shape[2]
-    found = np.zeros((len(x), *outputs, kernel.shape[-1]), x.dtype)
-    for row in range(outputs[0]):
-        for column in range(outputs[1]):
-            top, left = row * strides[0], column * strides[1]
-            patch = x[
-                :,
-                top : top + (kernel.shape[0] - 1) * dilation[0] + 1 : (
-                    dilation[0]
-                ),
-                left : left + (kernel.shape[1] - 1) * dilation[1] + 1 : (
-                    dilation[1]
-                ),
-            ]
-            for group in range(groups):
-                inputs = slice(group * channels, (group + 1) * channels)
-                outs = slice(group * filters, (group + 1) * filters)
-                found[:, row, column, outs] = np.tensordot(
-                    patch[..., inputs], kernel[..., outs], axes=3
-                )
-    return found
+# Every kind of grid, for the first case of a layer. (Block formats, whose
+# codes are the values, have tests of their own.)
+_ALL_FORMATS = (
+    *("int2", "int3", "int4", "int5", "int6", "int7", "int8", "int16"),
+    *SPACES["fp_l"],
+    *("e1m2", "e8m10", "e4m3fn", "e5m2_ocp", "bf16", "fp16"),
+)
 
 
 def absmax(x, axes=None):
@@ -135,7 +89,7 @@ class LayerContract:
     def rounded_kernel(self, kernel, name):
         """The kernel with one scale a channel, through one scale each."""
         kernel = ops.convert_to_numpy(kernel)
-        if name == "bf16":
+        if name in ("bf16", "fp16"):
             return ops.convert_to_numpy(fake_quant(kernel, name))
         kept = [a for a in range(kernel.ndim) if a not in self.kernel_axes]
         found = np.empty_like(kernel)
@@ -182,7 +136,7 @@ class LayerContract:
 
     @each_case
     def test_equals_the_keras_layer_of_rounded_operands(self, case):
-        for name in _FORMATS:
+        for name in _FORMATS if case else _ALL_FORMATS:
             layer, twin, x = self.make(
                 case, formats=name, input_range="dynamic"
             )
@@ -237,7 +191,7 @@ class LayerContract:
         sums = self.product(layer, codes_x, codes_k)
         scale = (scale_k * scale_x).reshape(-1)
         if getattr(layer, "data_format", "") == "channels_first":
-            scale = scale.reshape(-1, 1, 1)
+            scale = scale.reshape(-1, *[1] * (len(x.shape) - 2))
         expected = (sums / 16).astype(np.float32) * scale
         np.testing.assert_array_equal(layer(x), expected)
 
@@ -273,6 +227,24 @@ class LayerContract:
                 self.assertEqual(one.name, other.name)
                 np.testing.assert_array_equal(one, other)
             np.testing.assert_array_equal(loaded(x), model(x))
+
+    @each_case
+    def test_saved_model_round_trip(self, case):
+        keywords, shape = self.cases[case]
+        layer = self.layer_class(**keywords, formats=("int4", "e4m3"))
+        model = keras.Sequential([keras.Input(shape[1:]), layer])
+        x = self.inputs(shape)
+        model(x, training=True)  # Gives the range a value.
+        for state in (layer._kernel_state, layer._input_state):
+            state["choice"].assign(0)
+        # As graphs compute it, on the shapes of the signature.
+        expected = tf.function(
+            lambda x: model(x), [tf.TensorSpec((None, *shape[1:]))]
+        )(x)
+        with tempfile.TemporaryDirectory() as folder:
+            model.export(folder, verbose=False)
+            loaded = tf.saved_model.load(folder)
+            np.testing.assert_array_equal(loaded.serve(x), expected)
 
     @each_case
     def test_symbolic_call_and_output_shape(self, case):

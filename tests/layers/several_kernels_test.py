@@ -1,6 +1,8 @@
 """Layers of several kernels, tables and attention."""
 
 import inspect
+import os
+import tempfile
 
 import keras
 import numpy as np
@@ -10,65 +12,42 @@ from absl.testing import parameterized
 from keras import ops
 
 from fliqs_tf import layers
-from fliqs_tf.numerics import fake_quant
+from fliqs_tf.space import SPACES
+from tests.layers.several_kernels import KINDS
+from tests.layers.several_kernels import VARIANTS
+from tests.layers.several_kernels import arguments
+from tests.layers.several_kernels import make
+from tests.layers.several_kernels import reference
 
-_KEYWORDS = {
-    "SeparableConv1D": (dict(filters=3, kernel_size=3), (2, 7, 4)),
-    "SeparableConv2D": (
-        dict(filters=3, kernel_size=3, strides=2, depth_multiplier=2),
-        (2, 7, 7, 4),
-    ),
-    "LSTM": (dict(units=3, return_sequences=True), (2, 5, 4)),
-    "GRU": (dict(units=3, reset_after=False), (2, 5, 4)),
-    "SimpleRNN": (dict(units=3, activation="relu"), (2, 5, 4)),
-    "Embedding": (dict(input_dim=7, output_dim=3), (2, 5)),
-    "MultiHeadAttention": (dict(num_heads=2, key_dim=3), (2, 5, 4)),
-    "GroupQueryAttention": (
-        dict(head_dim=3, num_query_heads=4, num_key_value_heads=2),
-        (2, 5, 4),
-    ),
-}
-
-
-def make(kind, **kwargs):
-    """Returns a layer, its Keras twin of equal weights, and call arguments."""
-    keywords, shape = _KEYWORDS[kind]
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal(shape).astype("float32")
-    if kind == "Embedding":
-        x = rng.integers(0, 7, shape)
-    inputs = (x, x) if "Attention" in kind else (x,)
-    layer = getattr(layers, kind)(**keywords, **kwargs)
-    twin = getattr(keras.layers, kind)(**keywords)
-    layer(*inputs)
-    twin(*inputs)
-    values = {"/".join(w.path.split("/")[1:]): w for w in twin.weights}
-    for weight in layer.weights:
-        name = "/".join(weight.path.split("/")[1:])
-        if name in values:
-            weight.assign(values[name])
-    return layer, twin, inputs
+_FORMATS = (
+    *("int2", "int3", "int4", "int5", "int6", "int7", "int8", "int16"),
+    *SPACES["fp_l"],
+    *("bf16", "fp16"),
+)
 
 
 class SeveralKernelsTest(parameterized.TestCase):
-    @parameterized.parameters(*_KEYWORDS, "GroupedQueryAttention")
+    @parameterized.parameters(*KINDS, "GroupedQueryAttention")
     def test_signature(self, kind):
         parent = getattr(keras.layers, kind.replace("Grouped", "Group"))
         found = inspect.signature(getattr(layers, kind)).parameters
         base = inspect.signature(layers.SearchableLayer).parameters
         ours = [n for n, p in base.items() if p.kind is p.KEYWORD_ONLY]
+        if "Attention" in kind:
+            ours.append("quantize_products")
+            self.assertFalse(found["quantize_products"].default)
         kept = {n: p.default for n, p in found.items() if n not in ours}
         parameters = inspect.signature(parent).parameters
         self.assertEqual(kept, {n: p.default for n, p in parameters.items()})
         self.assertEqual(list(kept), list(parameters))
 
-    @parameterized.parameters(*_KEYWORDS)
+    @parameterized.parameters(*KINDS)
     def test_bit_identical_at_fp32(self, kind):
         for formats in ("fp32", ("int4", "fp32")):
             layer, twin, inputs = make(kind, formats=formats)
             np.testing.assert_array_equal(layer(*inputs), twin(*inputs))
 
-    @parameterized.parameters(*_KEYWORDS)
+    @parameterized.parameters(*KINDS)
     def test_trains_compiled_in_each_policy(self, kind):
         for policy in ("float32", "mixed_bfloat16", "mixed_float16"):
             layer, twin, inputs = make(
@@ -97,6 +76,145 @@ class SeveralKernelsTest(parameterized.TestCase):
                 found, expected, atol=0.1 * np.abs(expected).max()
             )
 
+    @parameterized.parameters(*KINDS)
+    def test_equals_the_reference_at_every_format(self, kind):
+        for name in _FORMATS:
+            layer, twin, inputs = make(
+                kind, formats=name, input_range="dynamic"
+            )
+            np.testing.assert_allclose(
+                layer(*inputs),
+                reference(kind, twin, inputs, name),
+                rtol=1e-4,
+                atol=1e-5,
+                err_msg=name,
+            )
+
+    @parameterized.parameters(*((kind, {}) for kind in KINDS), *VARIANTS)
+    def test_gradient_is_that_of_the_reference(self, kind, keywords):
+        for name in ("int4", "e4m3", "bf16"):
+            layer, twin, inputs = make(
+                kind, keywords, formats=name, input_range="dynamic"
+            )
+            found, outputs = self._gradients(
+                layer, lambda *x, layer=layer: layer(*x), inputs
+            )
+            expected, rounded = self._gradients(
+                twin,
+                lambda *x, twin=twin, name=name: reference(kind, twin, x, name),
+                inputs,
+            )
+            np.testing.assert_allclose(outputs, rounded, rtol=1e-4, atol=1e-5)
+            self.assertLen(found, len(expected))
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+    def _gradients(self, layer, call, inputs):
+        inputs = [tf.convert_to_tensor(x) for x in inputs]
+        watched = [x for x in inputs if x.dtype.is_floating]
+        with tf.GradientTape() as tape:
+            tape.watch(watched)
+            outputs = call(*inputs)
+            weights = tf.reshape(
+                tf.cos(tf.range(float(tf.size(outputs)))), outputs.shape
+            )
+            total = tf.reduce_sum(outputs * weights)
+        gradients = tape.gradient(total, [*watched, *layer.trainable_weights])
+        return [
+            tf.convert_to_tensor(g) for g in gradients if g is not None
+        ], outputs
+
+    @parameterized.parameters(*VARIANTS)
+    def test_variants_are_bit_identical_at_fp32(self, kind, keywords):
+        for formats in ("fp32", ("int4", "fp32")):
+            layer, twin, inputs = make(kind, keywords, formats=formats)
+            np.testing.assert_array_equal(layer(*inputs), twin(*inputs))
+
+    @parameterized.parameters(*KINDS)
+    def test_saved_and_loaded(self, kind):
+        keywords, shape = KINDS[kind]
+        layer = getattr(layers, kind)(**keywords, formats=("int4", "e4m3"))
+        dtype = "int32" if kind == "Embedding" else "float32"
+        given = keras.Input(shape[1:], dtype=dtype)
+        count = len(arguments(kind))
+        model = keras.Model(given, layer(*[given] * count))
+        # What is called on tensors has the shape of the symbolic call.
+        x = arguments(kind)[0].astype(dtype)
+        outputs = model(x, training=True)
+        self.assertEqual(tuple(outputs.shape[1:]), model.output_shape[1:])
+        for variable in model.weights:
+            if variable.name.endswith("_choice"):
+                variable.assign(0)
+        expected = tf.function(
+            lambda x: model(x), [tf.TensorSpec((None, *shape[1:]), dtype)]
+        )(x)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.keras")
+            model.save(path)
+            loaded = keras.models.load_model(path)
+            self.assertIsInstance(loaded.layers[-1], getattr(layers, kind))
+            np.testing.assert_array_equal(loaded(x), model(x))
+            model.export(os.path.join(folder, "saved"), verbose=False)
+            served = tf.saved_model.load(os.path.join(folder, "saved"))
+            np.testing.assert_array_equal(served.serve(x), expected)
+
+    @parameterized.parameters(*KINDS)
+    def test_regularizer_and_constraint_see_the_kernels(self, kind):
+        names = {
+            "Embedding": ("embeddings",),
+            "SeparableConv1D": ("depthwise", "pointwise"),
+            "SeparableConv2D": ("depthwise", "pointwise"),
+            "LSTM": ("kernel", "recurrent"),
+            "GRU": ("kernel", "recurrent"),
+            "SimpleRNN": ("kernel", "recurrent"),
+        }.get(kind, ("kernel",))
+        keywords = {
+            f"{name}_{what}": thing
+            for name in names
+            for what, thing in (
+                ("regularizer", keras.regularizers.L2(0.5)),
+                ("constraint", keras.constraints.NonNeg()),
+            )
+        }
+        layer, _, inputs = make(kind, keywords, formats="int4")
+        layer(*inputs)
+        kernels = [w for w in layer.trainable_weights if "bias" not in w.name]
+        self.assertLen(kernels, 4 if "Attention" in kind else len(names))
+        np.testing.assert_allclose(
+            sorted(ops.convert_to_numpy(loss) for loss in layer.losses),
+            sorted(0.5 * np.sum(np.square(w)) for w in kernels),
+            rtol=1e-5,
+        )
+        optimizer = keras.optimizers.SGD(0.1)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(layer(*inputs) ** 2) + sum(layer.losses)
+        weights = layer.trainable_weights
+        optimizer.apply(tape.gradient(loss, weights), weights)
+        for kernel in kernels:
+            self.assertGreaterEqual(ops.convert_to_numpy(kernel).min(), 0)
+
+    @parameterized.parameters(*KINDS)
+    def test_choice_is_data(self, kind):
+        layer, _, inputs = make(kind, formats=("int4", "e2m1", "fp32"))
+        traces = []
+
+        @tf.function
+        def call(*x):
+            traces.append(x)
+            return layer(*x)
+
+        found = []
+        for number in range(3):
+            for inner in layer._flatten_layers():
+                if isinstance(inner, layers.SearchableLayer):
+                    for _, variables in inner.choices().values():
+                        for variable in variables:
+                            variable.assign(number)
+            found.append(ops.convert_to_numpy(call(*inputs)))
+        self.assertLen(traces, 1)
+        self.assertGreater(np.abs(found[0] - found[1]).max(), 1e-4)
+        self.assertGreater(np.abs(found[1] - found[2]).max(), 1e-4)
+
     @parameterized.parameters("SeparableConv1D", "LSTM", "GRU", "SimpleRNN")
     def test_one_decision_sets_all_quantizers(self, kind):
         layer, _, inputs = make(kind, formats=("int4", "int8"))
@@ -124,40 +242,6 @@ class SeveralKernelsTest(parameterized.TestCase):
             )
         self.assertLen(traces, 1)
 
-    def test_separable_equals_keras_on_rounded_operands(self):
-        layer, twin, (x,) = make(
-            "SeparableConv1D", formats="e4m3", input_range="dynamic"
-        )
-        for kernel in ("depthwise_kernel", "pointwise_kernel"):
-            codes, scale = layer.quantized_kernel(kernel)
-            getattr(twin, kernel).assign(codes * scale)
-        between = ops.depthwise_conv(
-            fake_quant(x, "e4m3"), twin.depthwise_kernel
-        )
-        expected = ops.conv(fake_quant(between, "e4m3"), twin.pointwise_kernel)
-        np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
-
-    def test_lstm_equals_a_loop_in_numpy(self):
-        layer, twin, (x,) = make("LSTM", formats="int4", input_range="dynamic")
-        kernel, recurrent = (
-            np.multiply(*layer.quantized_kernel(name))
-            for name in ("kernel", "recurrent_kernel")
-        )
-        bias = ops.convert_to_numpy(twin.cell.bias)
-        x = ops.convert_to_numpy(fake_quant(x, "int4"))
-        h = c = np.zeros((2, 3), "float32")
-        for step in range(x.shape[1]):
-            # tanh and sigmoid bound the state: 7 steps of INT4 to 1.
-            rounded = np.round(h * 7) / 7
-            z = x[:, step] @ kernel + rounded @ recurrent + bias
-            i, f, g, o = np.split(z, 4, axis=1)
-            i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
-            c = f * c + i * np.tanh(g)
-            h = o * np.tanh(c)
-            np.testing.assert_allclose(
-                layer(*[x], training=False)[:, step], h, rtol=1e-4, atol=1e-5
-            )
-
     def test_embedding_gives_rows_of_the_rounded_table(self):
         layer, _, (x,) = make("Embedding", formats="int4")
         codes, scale = layer.quantized_kernel()
@@ -166,27 +250,6 @@ class SeveralKernelsTest(parameterized.TestCase):
         table = np.arange(12.0).reshape(4, 3)
         given = layers.Embedding(4, 3, weights=[table], formats="fp32")
         np.testing.assert_array_equal(given(np.arange(4)), table)
-
-    def test_attention_equals_keras_on_rounded_operands(self):
-        layer, twin, inputs = make(
-            "MultiHeadAttention", formats="int4", input_range="dynamic"
-        )
-        for name in ("query", "key", "value"):
-            codes, scale = getattr(layer, f"{name}_dense").quantized_kernel()
-            getattr(twin, f"{name}_dense").kernel.assign(codes * scale)
-        codes, scale = layer.output_dense.quantized_kernel()
-        rounded = [fake_quant(x, "int4") for x in inputs]
-        query, key, value = (
-            getattr(twin, f"{name}_dense")(rounded[0])
-            for name in ("query", "key", "value")
-        )
-        heads, _ = twin._compute_attention(query, key, value)
-        heads = fake_quant(heads, "int4")
-        expected = ops.einsum("bthk,hkd->btd", heads, codes * scale)
-        expected += twin.output_dense.bias
-        np.testing.assert_allclose(
-            layer(*inputs), expected, rtol=1e-4, atol=1e-5
-        )
 
     def test_cudnn_is_refused(self):
         with self.assertRaisesRegex(ValueError, "use_cudnn=True"):

@@ -1,0 +1,81 @@
+"""What each option of each decision is worth, learned from whole samples."""
+
+import keras
+from keras import ops
+
+from fliqs_tf.policy import Policy
+
+
+@keras.saving.register_keras_serializable(package="fliqs_tf")
+class Critic(keras.layers.Layer):
+    """An additive model of the quality: one number an option.
+
+    A sample's quality tells of all decisions at once, and of the batch. This
+    model shares it out, with the baseline `b` of the quality `q`, the sampled
+    one-hot rows `e_d` and the probabilities `p_d`:
+
+        q - b  ~  sum_d (e_d - p_d) . v_d
+
+    The features `e_d - p_d` are the gradients of `log p_d`, so `v` is a
+    compatible function approximation of the advantage (Sutton et al., "Policy
+    gradient methods for reinforcement learning with function approximation",
+    NIPS 1999): where the quality is additive, `gradient` is that of the
+    expected quality, without the noise of other decisions, and over many
+    batches. As the features have mean zero, what all samples share, such as
+    the progress of the weights, moves no `v`.
+
+    It learns by least mean squares. An option's rate falls with its number of
+    visits `n` in `D` decisions, `max(1 / (n + D), 1 - momentum)`: all decisions
+    together never correct more than the error, and late samples, under weights
+    that have learned, replace early ones.
+
+    Args:
+        momentum: Weight of the past in the long run, in [0, 1).
+    """
+
+    def __init__(self, momentum: float = 0.99, **kwargs):
+        super().__init__(dtype="float32", trainable=False, **kwargs)
+        self.momentum = momentum
+
+    def prepare(self, policy: Policy) -> None:
+        """Creates the state for a policy."""
+        shape = tuple(policy.logits.shape)
+        self.values, self.visits = (
+            self.add_weight(
+                name=name, shape=shape, initializer="zeros", aggregation="mean"
+            )
+            for name in ("values", "visits")
+        )
+        self.built = True
+
+    def update(self, policy: Policy, sample, advantage, learns) -> None:
+        """Learns from one sample.
+
+        Args:
+            policy: The policy that was sampled.
+            sample: int32 `(decisions,)`.
+            advantage: Quality of the sample less its baseline, a scalar.
+            learns: Whether to learn from it, a boolean scalar.
+        """
+        features = policy.log_prob_gradient(sample)
+        error = advantage - ops.sum(features * self.values)
+        rates = ops.maximum(
+            1.0 / (self.visits + len(policy.decisions)), 1.0 - self.momentum
+        )
+        self.values.assign(
+            self.values + ops.where(learns, features * rates * error, 0.0)
+        )
+        visit = ops.cast(learns, "float32") * policy.one_hot(sample)
+        self.visits.assign(self.visits + visit)
+
+    def gradient(self, policy: Policy):
+        """Gradient of the expected quality in the logits.
+
+        `p_o (v_o - sum_i p_i v_i)`, float32 `(decisions, options)`.
+        """
+        p = policy.probabilities()
+        mean = ops.sum(p * self.values, axis=-1, keepdims=True)
+        return p * (self.values - mean)
+
+    def get_config(self):
+        return {"name": self.name, "momentum": self.momentum}
