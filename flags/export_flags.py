@@ -10,7 +10,12 @@ from fliqs_tf.export.modes import ACTIVATIONS
 MODEL_FILE = flags.DEFINE_string(
     "model_file", None, "Fixed model (.keras) to export."
 )
-OUTPUT = flags.DEFINE_string("output", None, "LiteRT file (.tflite) to write.")
+OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "File to write: .onnx for ONNX (needs the extra fliqs_tf[onnx]), any other "
+    "name for LiteRT (.tflite).",
+)
 INSPECT = flags.DEFINE_string(
     "inspect",
     None,
@@ -20,7 +25,8 @@ ACTIVATIONS_MODE = flags.DEFINE_enum(
     "activations",
     "fake_quant",
     list(ACTIVATIONS),
-    "Inputs of layers in the file: rounded as in training, float, or integers.",
+    "Inputs of layers in the file: rounded as in training, float, or integers "
+    "(in ONNX float or fake_quant).",
 )
 CONTAINERS_KIND = flags.DEFINE_enum(
     "containers",

@@ -19,6 +19,7 @@ from fliqs_tf.controller import Controller
 from fliqs_tf.convert import to_fixed
 from fliqs_tf.convert import to_searchable
 from fliqs_tf.distillation import distill
+from fliqs_tf.export import export_onnx
 from fliqs_tf.export import export_tflite
 from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
@@ -39,6 +40,7 @@ __all__ = [
     "costs",
     "datasets",
     "distill",
+    "export_onnx",
     "export_tflite",
     "fake_quant",
     "get_format",

@@ -1,8 +1,10 @@
-"""Exports a fixed model to a LiteRT file, and proves that it behaves.
+"""Exports a fixed model to a LiteRT or ONNX file, and proves that it behaves.
 
 Example:
   python -m fliqs_tf.bin.export --model_file=runs/digits/model.keras \
       --output=model.tflite --verify_dataset=digits
+  python -m fliqs_tf.bin.export --model_file=runs/digits/model.keras \
+      --output=model.onnx --verify_dataset=digits
   python -m fliqs_tf.bin.export --inspect=model.tflite
 """
 
@@ -19,7 +21,9 @@ from absl import flags
 from fliqs_tf import datasets
 from fliqs_tf import report
 from fliqs_tf.bin import program
+from fliqs_tf.export import ExportReport
 from fliqs_tf.export import FileReport
+from fliqs_tf.export import export_onnx
 from fliqs_tf.export import export_tflite
 from fliqs_tf.export import inspect
 from fliqs_tf.flags import export_flags
@@ -55,22 +59,39 @@ def main(argv):
             training=False,
         )
     try:
-        export = export_tflite(
-            model,
-            export_flags.OUTPUT.value,
-            activations=export_flags.ACTIVATIONS_MODE.value,
-            verify_data=data,
-            tolerance=export_flags.TOLERANCE.value,
-            allow_mismatch=export_flags.ALLOW_MISMATCH.value,
-            accuracy_drop=export_flags.ACCURACY_DROP_ALLOWED.value,
-            containers=export_flags.CONTAINERS_KIND.value,
-            reference_kernels=export_flags.REFERENCE_KERNELS.value,
-        )
-    except RuntimeError as error:
-        # A file that disagrees is a finding, not a defect of the program.
+        export = _export(model, data)
+    except (RuntimeError, ImportError) as error:
+        # A file that disagrees is a finding, a package that is missing can be
+        # installed: neither is a defect of the program.
         sys.exit(f"Error: {error}")
     rich.print(report.layer_table(model, export))
     rich.print(str(export))
+
+
+def _export(model, data) -> ExportReport:
+    output = export_flags.OUTPUT.value
+    options = {
+        "activations": export_flags.ACTIVATIONS_MODE.value,
+        "verify_data": data,
+        "tolerance": export_flags.TOLERANCE.value,
+        "allow_mismatch": export_flags.ALLOW_MISMATCH.value,
+        "accuracy_drop": export_flags.ACCURACY_DROP_ALLOWED.value,
+    }
+    if not output.endswith(".onnx"):
+        return export_tflite(
+            model,
+            output,
+            containers=export_flags.CONTAINERS_KIND.value,
+            reference_kernels=export_flags.REFERENCE_KERNELS.value,
+            **options,
+        )
+    for flag in (export_flags.CONTAINERS_KIND, export_flags.REFERENCE_KERNELS):
+        if flag.present:
+            raise app.UsageError(
+                f"Flag --{flag.name} goes with LiteRT files. Received: "
+                f"--output={output}."
+            )
+    return export_onnx(model, output, **options)
 
 
 def _weight_table(found: FileReport) -> rich.table.Table:

@@ -1,6 +1,7 @@
 """How well the outputs of a file agree with those of a Keras model."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -213,13 +214,56 @@ def rms_error(received: np.ndarray, expected: np.ndarray) -> float:
     return float(np.sqrt(difference / (magnitude if magnitude > 0 else 1.0)))
 
 
+def mismatch(
+    path: str | os.PathLike,
+    activations: str,
+    agreements: Mapping[str, Agreement],
+    where: str,
+) -> str:
+    """Says how a file disagrees, and what can be done.
+
+    Args:
+        path: The file that was to be written.
+        activations: Mode of the export.
+        agreements: Comparisons by name, `"verification"` among them.
+        where: A sentence about the place.
+    """
+    check = agreements["verification"]
+    allowed = f"within {check.tolerance:g} (RMS of the error)"
+    if check.measure == MAX:
+        allowed = (
+            f"within {check.tolerance:g} of the largest output and have the "
+            "same argmax"
+        )
+    text = (
+        f"The file must agree with the Keras model {allowed}. Received: "
+        f"max_relative_error={check.max_relative_error:.3g}, "
+        f"rms_error={check.rms_error:.3g}, argmax equal on "
+        f"{check.argmax_agreement} and {check.deviating_samples} deviating of "
+        f"{check.samples} {check.data} samples (activations={activations!r})."
+    )
+    trained = agreements.get("trained", check)
+    drop = trained.accuracy_drop
+    if drop is not None and drop > trained.accuracy_drop_allowed:
+        text += (
+            f" The accuracy must not drop by more than "
+            f"{trained.accuracy_drop_allowed:g}: it is {trained.accuracy:.4f} "
+            f"against {trained.reference_accuracy:.4f}."
+        )
+    return (
+        f"{text} {where} {str(path)!r} was not written; pass "
+        "`allow_mismatch=True` to keep such a file, or a larger `tolerance` "
+        "or `accuracy_drop`."
+    )
+
+
 def _check_outputs(pairs):
     shapes = [(received.shape, expected.shape) for received, expected in pairs]
     if any(received != expected for received, expected in shapes):
         raise RuntimeError(
             "The file must have outputs of the Keras model's shapes. Received: "
-            f"(file, Keras) = {shapes}. LiteRT computes some layer differently;"
-            " replace the layers that are not common ones, one by one."
+            f"(file, Keras) = {shapes}. The runtime computes some layer "
+            "differently; replace those that are not common ones, one by one."
         )
 
 

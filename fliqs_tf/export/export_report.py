@@ -15,7 +15,7 @@ from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
 from fliqs_tf.layers.base import SearchableLayer
 
-_MISSING = "none"
+MISSING = "none"
 # The type that codes into a table have; no weight is stored as plain UINT8.
 _INDEX_TYPE = "UINT8"
 _PACKED = ("INT2", "INT4")
@@ -133,7 +133,7 @@ def read_layer(
             kind=type(layer).__name__,
             weight_format=fmt.name,
             input_format=input_format,
-            stored_type=_MISSING,
+            stored_type=MISSING,
             stored_input=_stored_input(graph, None, input_format, activations),
             weight_bytes=0,
             theoretical_bytes=0,
@@ -176,7 +176,7 @@ def float32_bytes(model: keras.Model) -> int:
 
 def _stored_type(types, bits):
     if not types:
-        return _MISSING
+        return MISSING
     if types == {_INDEX_TYPE}:
         return f"{_INDEX_TYPE} table of {bits}-bit codes"
     # The kernels of one layer may stand in several.
@@ -208,7 +208,7 @@ def _stored_input(graph, reader, input_format, activations):
 
 
 def _why(fmt: Format, stored_type: str, bits: int, containers: str) -> str:
-    if stored_type == _MISSING:
+    if stored_type == MISSING:
         return "The converter left no constant that equals this kernel."
     if bits == fmt.bits:
         return ""

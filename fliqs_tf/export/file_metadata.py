@@ -9,7 +9,9 @@ import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
+from typing import Protocol
 
 from fliqs_tf.export.agreement import Agreement
 from fliqs_tf.export.graph import Graph
@@ -17,16 +19,21 @@ from fliqs_tf.files import finite
 
 NAME = "fliqs_tf"
 _LAYOUT = 1
-_PACKAGES = ("fliqs_tf", "tensorflow", "keras", "ai-edge-litert")
+_PACKAGES = ("fliqs_tf", "tensorflow", "keras")
+
+
+class _File(Protocol):
+    def set_metadata(self, name: str, content: bytes) -> None: ...
 
 
 def attach(
-    graph: Graph,
+    graph: _File,
     assignment: Mapping[str, tuple[str, str | None]],
     activations: str,
     containers: str,
     agreements: Mapping[str, Agreement],
     mismatch_allowed: bool,
+    runtime: Sequence[str] = ("ai-edge-litert",),
 ) -> None:
     """Writes the metadata of an export into a file.
 
@@ -37,10 +44,12 @@ def attach(
         containers: Kind of containers.
         agreements: Name -> comparison that was made.
         mismatch_allowed: Whether a file outside the tolerance was asked for.
+        runtime: Packages that converted it and ran it, besides TensorFlow.
     """
+    packages = [*_PACKAGES, *runtime]
     content: dict[str, Any] = {
         "layout": _LAYOUT,
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in packages},
         "activations": activations,
         "containers": containers,
         "passed": all(found.passed for found in agreements.values()),

@@ -9,6 +9,7 @@ import tensorflow as tf
 from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
 from fliqs_tf.export.slots import Slots
+from fliqs_tf.layers.base import walk
 
 # Operators whose LiteRT kernel has TensorFlow's bits and XNNPACK's has not.
 _DELEGATED_OTHERWISE = (Builtin.LOGISTIC, Builtin.TANH)
@@ -55,7 +56,8 @@ def convert(
         raise ValueError(
             "Every layer must convert to builtin LiteRT operators. Received: "
             f"model={model.name!r}, in which the converter refused "
-            f"{_refused(str(error))}. Replace the layer that uses it."
+            f"{_refused(str(error), concrete.graph, model)}. Replace it, or "
+            "leave it outside of the model."
         ) from error
     graph = Graph(content)
     values = slots.values()
@@ -71,9 +73,33 @@ def convert(
     return graph
 
 
-def _refused(message):
-    operators = sorted(set(re.findall(r"'(tf\.\w+)' op", message)))
-    return ", ".join(operators) or message.splitlines()[0]
+def _refused(message, graph, model):
+    kinds = sorted(set(re.findall(r"'tf\.(\w+)' op", message)))
+    if not kinds:
+        return message.splitlines()[0]
+    return ", ".join(refused(kind, graph, model) for kind in kinds)
+
+
+def refused(kind: str, graph: tf.Graph, model: keras.Model) -> str:
+    """Names an operator, and the layers that use it.
+
+    Args:
+        kind: TensorFlow's name of the operator.
+        graph: What was converted.
+        model: Model that the graph is of.
+    """
+    names = {layer.name for _, layer in walk(model)}
+    # A scope is a layer's name, with a number if it was entered before.
+    scopes = [
+        [name, re.sub(r"_\d+$", "", name)]
+        for operator in graph.get_operations()
+        if operator.type == kind
+        for name in reversed(operator.name.split("/")[:-1])
+    ]
+    found = [repr(n) for both in scopes for n in both if n in names]
+    # In the order of the model, each once.
+    layers = ", ".join(dict.fromkeys(found))
+    return f"tf.{kind} of layer {layers}" if layers else f"tf.{kind}"
 
 
 def input_names(model: keras.Model) -> list[str]:

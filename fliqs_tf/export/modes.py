@@ -89,13 +89,7 @@ def convert(
         containers: Kind of containers of the weights that stay in float.
         samples: Inputs to measure ranges on that training did not learn.
     """
-    layers = twin.fixed_layers(fixed)
-    kernels = [
-        _kernel(path, layer, operand)
-        for path, layer in layers.items()
-        for operand in layer.operands_of(layer)
-        if operand.kernel in layer.kernels
-    ]
+    kernels = kernels_of(fixed)
     slots = Slots()
     if activations == "fake_quant":
         model = twin.fake_quant_twin(fixed, slots)
@@ -108,6 +102,16 @@ def convert(
     weights.store(graph, kernels, containers)
     graph.shorten_names(fixed.name)
     return graph
+
+
+def kernels_of(fixed: keras.Model) -> list[weights.Kernel]:
+    """What is known about the weights of a fixed model."""
+    return [
+        _kernel(path, layer, operand)
+        for path, layer in twin.fixed_layers(fixed).items()
+        for operand in layer.operands_of(layer)
+        if operand.kernel in layer.kernels
+    ]
 
 
 def _kernel(path, layer, operand) -> weights.Kernel:
@@ -171,8 +175,12 @@ def check_products(fixed: keras.Model, activations: str) -> None:
 
 def check_ranges(fixed: keras.Model, activations: str) -> None:
     """Raises a `ValueError` if a static mode lacks ranges."""
-    if activations not in _STATIC_BITS:
-        return
+    if activations in _STATIC_BITS:
+        check_learned_ranges(fixed, activations)
+
+
+def check_learned_ranges(fixed: keras.Model, activations: str) -> None:
+    """Raises a `ValueError` if an input range saw no data."""
     found = twin.learned_ranges(fixed)
     # Once each, in the order of the model.
     missing = [

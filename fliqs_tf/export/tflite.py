@@ -1,25 +1,20 @@
 """Export of a fixed model to a `.tflite` file that has been run."""
 
-import contextlib
-import itertools
 import os
-import pathlib
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
+from fliqs_tf.export import agreement
 from fliqs_tf.export import checks
 from fliqs_tf.export import export_report
 from fliqs_tf.export import file_metadata
 from fliqs_tf.export import modes
-from fliqs_tf.export import ranges
+from fliqs_tf.export import partial_file
 from fliqs_tf.export import trace
 from fliqs_tf.export import twin
 from fliqs_tf.export import verify
-from fliqs_tf.export.agreement import MAX
 from fliqs_tf.export.agreement import Agreement
 from fliqs_tf.export.containers import CONTAINERS
 from fliqs_tf.export.export_report import ExportReport
@@ -28,7 +23,6 @@ from fliqs_tf.export.modes import ACCURACY_DROP
 from fliqs_tf.export.modes import ACTIVATIONS
 from fliqs_tf.export.replay import Replay
 from fliqs_tf.export.runner import Runner
-from fliqs_tf.export.verify import Batch
 
 
 def export_tflite(
@@ -120,7 +114,7 @@ def export_tflite(
     modes.check_products(fixed, activations)
     modes.check_ranges(fixed, activations)
     fixed = twin.uncompiled(fixed)
-    head, batches, data = _batches(verify_data, fixed)
+    head, batches, data = verify.first_batches(verify_data, fixed)
     references = modes.references(fixed, activations, tolerance, accuracy_drop)
     samples = [batch.inputs for batch in head]
     graph = modes.convert(fixed, activations, containers, samples)
@@ -129,8 +123,8 @@ def export_tflite(
         path: export_report.asked_formats(layer)
         for path, layer in twin.fixed_layers(fixed).items()
     }
-    with _beside(path) as partial:
-        _write(partial, content, path)
+    with partial_file.beside(path) as partial:
+        partial_file.write(partial, content, path)
         content = partial.read_bytes()
         replay = None
         if activations == "fake_quant":
@@ -146,13 +140,15 @@ def export_tflite(
         agreements = dict(found)
         if isinstance(plain, Agreement):
             agreements["reference_kernels"] = plain
-        passed = all(agreement.passed for agreement in agreements.values())
+        passed = all(made.passed for made in agreements.values())
         if not (passed or allow_mismatch):
             meant, bounds = references["verification"]
             where = trace.first_deviation(
                 content, meant, samples[0], list(assignment), bounds
             )
-            raise RuntimeError(_mismatch(path, activations, agreements, where))
+            raise RuntimeError(
+                agreement.mismatch(path, activations, agreements, where)
+            )
         final = Graph(content)
         file_metadata.attach(
             final,
@@ -162,7 +158,7 @@ def export_tflite(
             agreements,
             allow_mismatch,
         )
-        _write(partial, final.to_bytes(), path)
+        partial_file.write(partial, final.to_bytes(), path)
         written = partial.read_bytes()
         _check_same(written, content, samples[0])
         graph = Graph(written)
@@ -187,21 +183,6 @@ def export_tflite(
     return report
 
 
-def _batches(verify_data, model) -> tuple[list[Batch], Iterator[Batch], str]:
-    """Returns the first batches, all batches, and where they come from."""
-    if verify_data is None:
-        batches, data = verify.random_batches(model), "random"
-    else:
-        batches, data = verify.batches_of(verify_data, model), "given"
-    head: list[Batch] = []
-    # Bad data is found here, before the conversion, which takes its time.
-    for batch in batches:
-        head.append(batch)
-        if sum(len(b.inputs[0]) for b in head) >= ranges.CALIBRATION_SAMPLES:
-            break
-    return head, itertools.chain(head, batches), data
-
-
 def _in_reference_kernels(content, references, head, data) -> Agreement | str:
     meant = {"verification": references["verification"]}
     try:
@@ -209,17 +190,6 @@ def _in_reference_kernels(content, references, head, data) -> Agreement | str:
         return verify.compare(runner, meant, iter(head), data)["verification"]
     except (RuntimeError, ValueError) as error:
         return f"not run: {str(error).strip().splitlines()[0]}"
-
-
-def _write(partial, content, path) -> None:
-    try:
-        partial.write_bytes(content)
-    except OSError as error:
-        raise OSError(
-            f"The file must fit on the disk of `path`. Received: path="
-            f"{str(path)!r} ({error}) for {len(content):,} bytes. Free some "
-            "room, or choose another folder; nothing was left behind."
-        ) from error
 
 
 def _check_same(written, proven, arrays) -> None:
@@ -230,52 +200,3 @@ def _check_same(written, proven, arrays) -> None:
             "Metadata must not change what a file computes. Received: another "
             "output after it was added. Please report this."
         )
-
-
-@contextlib.contextmanager
-def _beside(path: pathlib.Path):
-    """Yields a new file in the folder of `path`, removed if it is left."""
-    try:
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".partial"
-        )
-    except OSError as error:
-        raise ValueError(
-            f"`path` must be in a folder that can be written. Received: "
-            f"path={str(path)!r} ({error})."
-        ) from error
-    os.close(handle)
-    try:
-        yield pathlib.Path(name)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(name)
-
-
-def _mismatch(path, activations, agreements, where) -> str:
-    check = agreements["verification"]
-    allowed = f"within {check.tolerance:g} (RMS of the error)"
-    if check.measure == MAX:
-        allowed = (
-            f"within {check.tolerance:g} of the largest output and have the "
-            "same argmax"
-        )
-    text = (
-        f"The file must agree with the Keras model {allowed}. Received: "
-        f"max_relative_error={check.max_relative_error:.3g}, "
-        f"rms_error={check.rms_error:.3g}, argmax equal on "
-        f"{check.argmax_agreement} and {check.deviating_samples} deviating of "
-        f"{check.samples} {check.data} samples (activations={activations!r})."
-    )
-    trained = agreements.get("trained")
-    if trained is not None and not trained.passed:
-        text += (
-            f" The accuracy must not drop by more than "
-            f"{trained.accuracy_drop_allowed:g}: it is {trained.accuracy:.4f} "
-            f"against {trained.reference_accuracy:.4f}."
-        )
-    return (
-        f"{text} {where} {str(path)!r} was not written; pass "
-        "`allow_mismatch=True` to keep such a file, or a larger `tolerance` "
-        "or `accuracy_drop`."
-    )

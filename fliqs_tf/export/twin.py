@@ -5,6 +5,7 @@ for what is named below. The fixed model itself is never changed.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -113,6 +114,34 @@ def float_twin(model: keras.Model) -> keras.Model:
     for path, layer in fixed_layers(twin).items():
         _make_constant(sources[path], layer)
     _unroll(twin)
+    return twin
+
+
+def marked_twin(
+    model: keras.Model,
+    input_quantizer: Callable[[str, SearchableLayer, Any], Any],
+) -> keras.Model:
+    """Effective weights as plain constants, activations rounded by others.
+
+    Args:
+        model: Fixed model.
+        input_quantizer: Path, layer and quantizer -> what stands in for it,
+            for activations that are rounded.
+    """
+    twin = _clone(model, lambda layer: None)
+    sources = fixed_layers(model)
+    for path, layer in fixed_layers(twin).items():
+        left = layer.input_quantizer
+        right = layer.kernel_quantizers.get("right")
+        is_rounded = rounds_inputs(layer)
+        layer.drop_input_quantizers()
+        _make_constant(sources[path], layer)
+        if is_rounded:
+            layer.input_quantizer = input_quantizer(path, layer, left)
+        # Products of activations have one for either side.
+        if right is not None and right.formats != ("fp32",):
+            right = input_quantizer(path, layer, right)
+            layer.kernel_quantizers = {"right": right}
     return twin
 
 

@@ -10,9 +10,11 @@ without XLA they were equal to it on all samples measured.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -23,7 +25,7 @@ from fliqs_tf.export.agreement import Agreement
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.agreement import Tally
 from fliqs_tf.export.agreement import deviating
-from fliqs_tf.export.runner import Runner
+from fliqs_tf.export.ranges import CALIBRATION_SAMPLES
 
 BATCH_SIZE = 64
 RANDOM_SAMPLES = 64
@@ -44,7 +46,7 @@ class Batch:
 
 
 def compare(
-    runner: Runner,
+    runner: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
     references: Mapping[str, tuple[keras.Model, Bounds]],
     batches: Iterator[Batch],
     data: str,
@@ -53,7 +55,7 @@ def compare(
     """Runs a file and its references on the same batches.
 
     Args:
-        runner: The file.
+        runner: The file: arrays, in the order of the inputs, -> outputs.
         references: Name -> Keras model with the same inputs and outputs, and
             how far the file may be from it.
         batches: What to run.
@@ -83,6 +85,31 @@ def compare(
     }
 
 
+def first_batches(
+    verify_data, model: keras.Model
+) -> tuple[list[Batch], Iterator[Batch], str]:
+    """Begins to read the data, so that what is wrong with it is found early.
+
+    Args:
+        verify_data: See `batches_of`; `None` for `random_batches`.
+        model: Model whose inputs they are.
+
+    Returns:
+        The first batches, enough to measure ranges on; all batches, the
+        first ones again; and where they come from, `"given"` or `"random"`.
+    """
+    if verify_data is None:
+        batches, data = random_batches(model), "random"
+    else:
+        batches, data = batches_of(verify_data, model), "given"
+    head: list[Batch] = []
+    for batch in batches:
+        head.append(batch)
+        if sum(len(b.inputs[0]) for b in head) >= CALIBRATION_SAMPLES:
+            break
+    return head, itertools.chain(head, batches), data
+
+
 def _replays(replay, batch, received, expected, bounds):
     """Returns replayed outputs by sample; no replay once one proved nothing."""
     found: dict[int, list[np.ndarray]] = {}
@@ -98,9 +125,16 @@ def random_batches(model: keras.Model) -> Iterator[Batch]:
     """Yields standard normal inputs of a fixed seed, one batch of them.
 
     Raises:
-        ValueError: If a dimension besides the batch is open.
+        ValueError: If a dimension besides the batch is open, or an input
+            holds no floats: whole numbers have a range that is not known.
     """
     for tensor in model.inputs:
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            raise ValueError(
+                "Only inputs of floats can be made up. Received: "
+                f"{tensor.name!r} of dtype={tensor.dtype!r}. Give "
+                "`verify_data`."
+            )
         if None in tensor.shape[1:]:
             raise ValueError(
                 "Inputs of open sizes cannot be made up. Received: "

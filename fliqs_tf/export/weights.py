@@ -12,7 +12,10 @@ are not unique, and a kernel that does not satisfy it must not be replaced.
 """
 
 import dataclasses
+import functools
 import re
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -150,13 +153,16 @@ def find(graph: Graph, kernels: Sequence[Kernel]) -> list[Match]:
             continue
         names = f"{graph.name(tensor)};{graph.name(operator.outputs[0])}"
         builtin = graph.builtin(operator)
-        match = _match(constant, builtin, kernels, names, found)
+        layouts = functools.partial(
+            _layouts, shape=constant.shape, builtin=builtin
+        )
+        match = recognise(constant, layouts, kernels, names, found)
         if match is not None:
             kernel, codes, axis, factor = match
             scale = factor
             # A codebook may lack the negative of a value, and zero.
             if not kernel.fmt.codebook:
-                codes, scale = _positive(codes, axis, factor)
+                codes, scale = positive(codes, axis, factor)
             found.append(Match(operator, tensor, kernel, codes, axis, scale))
     return found
 
@@ -205,7 +211,9 @@ def unused_name(graph: Graph, path: str) -> str:
     return f"{tensor_name(path)}#{uses + 1}" if uses else tensor_name(path)
 
 
-def _positive(codes, axis, factor):
+def positive(
+    codes: np.ndarray, axis: int, factor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Moves the factors' signs into the codes: a scale is positive."""
     shape = [1] * codes.ndim
     shape[axis] = -1
@@ -214,11 +222,28 @@ def _positive(codes, axis, factor):
     return codes, np.where(factor == 0, np.float32(1), np.abs(factor))
 
 
-def _match(constant, builtin, kernels, names, found):
-    """Returns `(kernel, codes in the constant's layout, axis, factor)`.
+def recognise(
+    constant: np.ndarray,
+    layouts: Callable[[np.ndarray], Iterable[tuple[np.ndarray, int]]],
+    kernels: Sequence[Kernel],
+    names: str,
+    found: Sequence[Any],
+) -> tuple[Kernel, np.ndarray, int, np.ndarray] | None:
+    """Finds the kernel that a constant holds.
 
     Names and what has been found already decide only between kernels that are
     equal, zero for instance.
+
+    Args:
+        constant: Weights of an operator.
+        layouts: Codes of a kernel -> pairs of codes, laid out as the operator
+            may have them, and the axis of output channels.
+        kernels: What is known about the model's weights.
+        names: Names around the operator.
+        found: What was recognised so far, with an attribute `kernel`.
+
+    Returns:
+        `(kernel, codes in the constant's layout, axis, factor)`, or `None`.
     """
 
     def rank(kernel):
@@ -228,7 +253,7 @@ def _match(constant, builtin, kernels, names, found):
         return not is_named, any(match.kernel is kernel for match in found)
 
     for kernel in sorted(kernels, key=rank):
-        for codes, axis in _layouts(kernel.codes, constant.shape, builtin):
+        for codes, axis in layouts(kernel.codes):
             factor = _factor(constant, codes, axis)
             if factor is not None:
                 return kernel, codes, axis, factor

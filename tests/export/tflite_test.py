@@ -230,7 +230,7 @@ class ArgumentsTest(_ExportTestCase):
         with self.assertRaisesRegex(ValueError, "existing folder"):
             export_tflite(self.model, self.folder / "none" / "model.tflite")
         with (
-            mock.patch("tempfile.mkstemp", side_effect=PermissionError("no")),
+            mock.patch("os.open", side_effect=PermissionError(13, "no")),
             self.assertRaisesRegex(ValueError, "can be written.*Received"),
         ):
             export_tflite(self.model, self.path)
@@ -270,8 +270,9 @@ class ArgumentsTest(_ExportTestCase):
         self.assertEmpty(os.listdir(self.folder))
 
     def test_layer_that_litert_lacks(self):
-        model = keras.Sequential([keras.Input((4,)), _Digamma()])
-        with self.assertRaisesRegex(ValueError, r"refused tf\.Digamma\."):
+        model = keras.Sequential([keras.Input((4,)), _Digamma(name="odd")])
+        message = r"refused tf\.Digamma of layer 'odd'\."
+        with self.assertRaisesRegex(ValueError, message):
             export_tflite(model, self.path)
 
 
