@@ -86,8 +86,8 @@ class ExportedSizeTest(parameterized.TestCase):
             ("resnet18", {"width": 0.25}),
             ("mobilenet_v2", {"width": 0.5}),
             ("efficientnet_b0", {"width": 0.5}),
-            # Norms and positions are not searched: 1 % of this one.
-            ("deit", {"hidden_size": 192, "depth": 4}),
+            # Norms and positions are not searched: 2.6 % at a depth of 4.
+            ("deit", {"hidden_size": 192, "depth": 12}),
             ("inception_v3", {"width": 0.25}),
         ),
         formats=(("int4",), ("int4", "int8", "e2m1", "e4m3")),
