@@ -76,15 +76,14 @@ class SearchHistory(keras.callbacks.Callback):
     def _probabilities(self):
         """Decision -> option -> probability; 1 for what is frozen."""
         model = self.model
-        table = keras.ops.convert_to_numpy(model.policy.probabilities())
-        if int(model.frozen):
-            table = np.eye(table.shape[1])[np.asarray(model.frozen_sample)]
         return {
             decision.name: {
                 option: round(float(p), 6)
                 for option, p in zip(decision.options, row, strict=False)
             }
-            for decision, row in zip(model.decisions, table, strict=True)
+            for decision, row in zip(
+                model.decisions, model.probabilities(), strict=True
+            )
         }
 
 

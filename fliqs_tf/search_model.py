@@ -126,8 +126,8 @@ class SearchModel(keras.Model):
         found = model_decisions(layers)
         self.decisions = tuple(decision for decision, _ in found)
         self._choices = tuple(tuple(variables) for _, variables in found)
-        # Not tracked: the model that holds them is.
-        self._layers_by_path = types.MappingProxyType(layers)
+        # A view, which Keras does not track: the model that holds them is.
+        self.layers_by_path = types.MappingProxyType(layers)
         self.budget = make_budget(
             model, self.decisions, self.cost, cost_target, bounds
         )
@@ -150,11 +150,6 @@ class SearchModel(keras.Model):
             for name in ("reward", "cost", "cost_ratio", "entropy")
         }
         self.built = True
-
-    @property
-    def layers_by_path(self) -> Mapping[str, SearchableLayer]:
-        """The searchable layers of the model."""
-        return self._layers_by_path
 
     def _counter(self, name, shape=()):
         return self.add_weight(
@@ -231,6 +226,14 @@ class SearchModel(keras.Model):
         return ops.where(
             self.frozen > 0, self.frozen_sample, self.policy.best()
         )
+
+    def probabilities(self) -> np.ndarray:
+        """Of the options, `(decisions, options)`: 1 for what is fixed."""
+        table = ops.convert_to_numpy(self.policy.probabilities())
+        if _number(self.frozen):
+            fixed = ops.convert_to_numpy(self.frozen_sample)
+            table = np.eye(table.shape[1])[fixed]
+        return table
 
     def _choose(self, sample, quantize_inputs):
         """Hands a sample to the layers."""

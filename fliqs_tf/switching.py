@@ -35,25 +35,20 @@ def switching_errors(model: SearchModel) -> dict[str, float]:
         Path of a layer -> error, the mean over its kernels. 0 once the formats
         are fixed, and for layers without a choice of weights' formats.
     """
-    probabilities = ops.convert_to_numpy(model.policy.probabilities())
-    if int(model.frozen):
-        probabilities = np.eye(probabilities.shape[1])[
-            ops.convert_to_numpy(model.frozen_sample)
-        ]
     errors = {}
-    for decision, row in zip(model.decisions, probabilities, strict=True):
+    rows = model.probabilities()
+    for decision, row in zip(model.decisions, rows, strict=True):
         if decision.kind == "input_format":
             continue
         for path in decision.layers:
             layer = model.layers_by_path[path]
-            errors[path] = float(
-                np.mean(
-                    [
-                        _expected(layer, name, decision.options, row)
-                        for name in layer.kernel_quantizers
-                    ]
-                )
-            )
+            found = [
+                _expected(layer, name, decision.options, row)
+                for name in layer.kernels
+            ]
+            # A product of activations has no kernel.
+            if found:
+                errors[path] = float(np.mean(found))
     return errors
 
 

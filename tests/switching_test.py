@@ -44,6 +44,19 @@ class SwitchingErrorTest(absltest.TestCase):
         search.freeze()
         self.assertEqual(switching.switching_errors(search)["dense"], 0.0)
 
+    def test_products_of_attention_have_no_weights(self):
+        inputs = keras.Input((3, 4))
+        outputs = keras.layers.MultiHeadAttention(1, 2, name="mix")(
+            inputs, inputs
+        )
+        model = fliqs.with_attention_products(keras.Model(inputs, outputs))
+        errors = switching.switching_errors(
+            fliqs.SearchModel(model, space=("int2", "int4"))
+        )
+        self.assertLen(errors, 4)
+        self.assertNotIn("mix/scores", errors)
+        self.assertGreater(errors["mix/query"], 0.0)
+
     def test_floats_beside_integers(self):
         # e1m2 is int4 up to scale: switching between them moves nothing.
         search = _search(("e1m2", "int4"))
