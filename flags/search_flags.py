@@ -135,6 +135,15 @@ CREDIT = flags.DEFINE_enum(
     "sample as a whole, the paper's setting, or a critic's share for each "
     "decision, which needs --cost_samples above 1.",
 )
+PRIOR_WEIGHT = flags.DEFINE_float(
+    "prior_weight",
+    _DEFAULTS["prior_weight"],
+    "Weight, in the initial logits, of what each format of each layer alone "
+    "does to the output of the --model_file: of minus the divergence in nat; "
+    "0 for a uniform policy, the paper's setting.",
+    lower_bound=0.0,
+    upper_bound=10000.0,
+)
 
 
 def _is_space(value):
@@ -214,5 +223,6 @@ def search_config_from_flags() -> SearchConfig:
         baseline_momentum=BASELINE_MOMENTUM.value,
         cost_samples=COST_SAMPLES.value,
         credit=CREDIT.value,
+        prior_weight=PRIOR_WEIGHT.value,
         **run_flags.run_arguments(),
     )

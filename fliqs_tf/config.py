@@ -24,6 +24,7 @@ CONTROLLER = (
     "baseline_momentum",
     "cost_samples",
     "credit",
+    "prior_weight",
 )
 
 
@@ -235,6 +236,9 @@ class SearchConfig(TrainConfig):
         baseline_momentum: See there.
         cost_samples: See there.
         credit: See there.
+        prior_weight: Of minus the sensitivities (nat) that a post-training
+            search finds in the model of `model_file`, as the prior there; 0
+            for none.
         variant: What a study calls these settings of the controller, where it
             compares several; it changes nothing else.
     """
@@ -256,7 +260,20 @@ class SearchConfig(TrainConfig):
     baseline_momentum: float = 0.95
     cost_samples: int = 1
     credit: str = "sample"
+    prior_weight: float = 0.0
     variant: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.prior_weight and (
+            self.model_file is None or self.input_formats != "tied"
+        ):
+            raise ValueError(
+                "A `prior_weight` above 0 needs a trained `model_file`, whose "
+                "sensitivities it weighs, and `input_formats` 'tied'. "
+                f"Received: prior_weight={self.prior_weight}, model_file="
+                f"{self.model_file!r}, input_formats={self.input_formats!r}."
+            )
 
     def override(self, settings: Mapping[str, str]) -> "SearchConfig":
         """The same run with other settings of the controller.

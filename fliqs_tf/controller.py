@@ -1,8 +1,10 @@
 """REINFORCE on a policy: baseline, schedules, entropy penalty."""
 
 import math
+from collections.abc import Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
 from fliqs_tf import numerics
@@ -50,6 +52,13 @@ class Controller(keras.layers.Layer):
             logits follow its expectation, and the freeze takes the formats of
             the largest estimated quality within the budget. It learns from
             the end of `activation_delay` on, and needs `cost_samples` above 1.
+        prior: What is known of the qualities of the options before the run,
+            in the unit of the quality, `(decisions, options)`, for example
+            minus the sensitivities of a post-training search; `None` for
+            nothing. A critic starts from it.
+        prior_weight: The policy starts at `logits = prior_weight * prior`,
+            instead of uniform: options that are known to break the model are
+            seldom sampled.
     """
 
     def __init__(
@@ -62,6 +71,8 @@ class Controller(keras.layers.Layer):
         baseline_momentum: float = 0.95,
         cost_samples: int = 1,
         credit: str = "sample",
+        prior: Sequence[Sequence[float]] | np.ndarray | None = None,
+        prior_weight: float = 1.0,
         **kwargs,
     ):
         super().__init__(dtype="float32", trainable=False, **kwargs)
@@ -88,6 +99,11 @@ class Controller(keras.layers.Layer):
                 "with `cost_samples` above 1, as a critic judges quality only. "
                 f"Received: credit={credit!r}, cost_samples={cost_samples}."
             )
+        if prior_weight < 0.0:
+            raise ValueError(
+                "`prior_weight` must be at least 0. Received: prior_weight="
+                f"{prior_weight}."
+            )
         if optimizer is None:
             optimizer = keras.optimizers.Adam(0.02)
         self.optimizer = keras.optimizers.get(optimizer)
@@ -98,10 +114,16 @@ class Controller(keras.layers.Layer):
         self.baseline_momentum = baseline_momentum
         self.cost_samples = cost_samples
         self.credit = credit
+        self.prior = None if prior is None else np.asarray(prior, "float32")
+        self.prior_weight = prior_weight
         self.critic = Critic(name="critic") if credit == "decision" else None
 
     def prepare(self, policy: Policy) -> None:
-        """Creates the state for a policy: baseline, critic, optimizer."""
+        """Creates the state for a policy: baseline, critic, optimizer.
+
+        Raises:
+            ValueError: If there is a prior that does not fit the policy.
+        """
         self.baseline = self.add_weight(
             name="baseline", shape=(), initializer="zeros", aggregation="mean"
         )
@@ -113,8 +135,21 @@ class Controller(keras.layers.Layer):
         )
         if self.critic is not None:
             self.critic.prepare(policy)
+        if self.prior is not None:
+            self._start(policy)
         self.optimizer.build([policy.logits])
         self.built = True
+
+    def _start(self, policy):
+        shape = tuple(policy.logits.shape)
+        if self.prior.shape != shape or not np.all(np.isfinite(self.prior)):
+            raise ValueError(
+                "`prior` must have a finite number for each option of each "
+                f"decision, shape {shape}. Received: shape {self.prior.shape}."
+            )
+        policy.logits.assign(self.prior_weight * self.prior)
+        if self.critic is not None:
+            self.critic.start(self.prior)
 
     def entropy_weight_at(self, progress):
         """Weight `w` of the entropy penalty at a fraction of the run."""
@@ -230,6 +265,8 @@ class Controller(keras.layers.Layer):
             "baseline_momentum": self.baseline_momentum,
             "cost_samples": self.cost_samples,
             "credit": self.credit,
+            "prior": None if self.prior is None else self.prior.tolist(),
+            "prior_weight": self.prior_weight,
         }
 
     @classmethod

@@ -48,6 +48,15 @@ class Critic(keras.layers.Layer):
         )
         self.built = True
 
+    def start(self, values) -> None:
+        """Starts from known values, `(decisions, options)`.
+
+        They count as much as what is remembered of visits in the long run.
+        """
+        self.values.assign(values)
+        visits = 1.0 / (1.0 - self.momentum)
+        self.visits.assign(ops.full_like(self.visits, visits))
+
     def update(self, policy: Policy, sample, advantage, learns) -> None:
         """Learns from one sample.
 

@@ -23,6 +23,7 @@ from fliqs_tf.bin import experiment
 from fliqs_tf.callbacks import FiniteLoss
 from fliqs_tf.config import SearchConfig
 from fliqs_tf.config import TrainConfig
+from fliqs_tf.controller import Controller
 from fliqs_tf.files import read_json
 from fliqs_tf.run_folder import RunFolder
 
@@ -135,6 +136,25 @@ class RunTest(parameterized.TestCase):
         )
         formats = {r["path"]: r["weight_format"] for r in report["layers"]}
         self.assertEqual(read_json(assignment)["layers"], formats)
+
+        # A search that starts from what post-training search knows.
+        config = self._config(
+            "prior", model_file=model, epochs=2, prior_weight=300.0
+        )
+        controllers = []
+        start = Controller.prepare
+
+        def prepare(controller, policy):
+            start(controller, policy)
+            controllers.append((controller, np.array(policy.logits)))
+
+        with mock.patch.object(Controller, "prepare", prepare):
+            experiment.search(config)
+        ((controller, logits),) = controllers
+        np.testing.assert_allclose(logits, 300.0 * controller.prior)
+        # No format does less to a trained model than the widest one.
+        self.assertEqual(logits.shape[1], 5)
+        self.assertLess(logits[:, 0].sum(), logits[:, -1].sum())
 
     def test_somebody_else_s_model_from_pixels_to_an_integer_file(self):
         model = keras.Sequential(

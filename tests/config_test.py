@@ -25,6 +25,19 @@ class ConfigTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, f"Received: .*{received}"):
             TrainConfig(**{"run_dir": "run", **changes})
 
+    @parameterized.parameters(
+        ({}, "model_file=None"),
+        (
+            {"model_file": "m.keras", "input_formats": "int8"},
+            "input_formats='int8'",
+        ),
+    )
+    def test_refuses_a_prior_of_nothing(self, changes, received):
+        with self.assertRaisesRegex(
+            ValueError, f"Received: prior_weight=10.0, .*{received}"
+        ):
+            SearchConfig(run_dir="run", prior_weight=10.0, **changes)
+
     def test_no_epochs_are_allowed_for_a_model_from_a_file(self):
         config = TrainConfig(run_dir="run", epochs=0, model_file="m.keras")
         self.assertEqual(config.epochs, 0)

@@ -170,5 +170,61 @@ class CreditTest(parameterized.TestCase):
             Controller(credit=credit, cost_samples=cost_samples)
 
 
+class PriorTest(parameterized.TestCase):
+    _PRIOR = np.array([[0.0, -0.5, -2.0], [-1.0, 0.0, 0.0]], "float32")
+
+    def _controller(self, policy, prior, credit="decision"):
+        controller = Controller(
+            cost_samples=2, credit=credit, prior=prior, prior_weight=3.0
+        )
+        controller.prepare(policy)
+        return controller
+
+    @parameterized.parameters("sample", "decision")
+    def test_policy_starts_from_it(self, credit):
+        policy, _ = make()
+        self._controller(policy, self._PRIOR, credit)
+        weights = np.exp(3.0 * self._PRIOR) * [[1, 1, 1], [1, 1, 0]]
+        np.testing.assert_allclose(
+            policy.probabilities(),
+            weights / weights.sum(1, keepdims=True),
+            rtol=1e-5,
+        )
+
+    def test_critic_starts_from_it(self):
+        policy, _ = make()
+        controller = self._controller(policy, self._PRIOR)
+        np.testing.assert_array_equal(controller.scores(policy), self._PRIOR)
+        # As if after 100 visits: the next correction is by a hundredth.
+        controller.critic.update(
+            policy, np.array([0, 0], "int32"), np.float32(5.0), True
+        )
+        p = np.asarray(policy.probabilities())
+        features = np.array([[1, 0, 0], [1, 0, 0]]) - p
+        error = 5.0 - np.sum(features * self._PRIOR)
+        expected = self._PRIOR + 0.01 * error * features
+        np.testing.assert_allclose(
+            controller.critic.values, expected, rtol=1e-5
+        )
+
+    def test_configuration(self):
+        controller = self._controller(make()[0], self._PRIOR)
+        copy = Controller.from_config(controller.get_config())
+        np.testing.assert_array_equal(copy.prior, self._PRIOR)
+        self.assertEqual(copy.prior_weight, 3.0)
+
+    @parameterized.parameters(
+        (np.zeros((2, 2)), r"shape \(2, 3\)\. Received: shape \(2, 2\)"),
+        (np.full((2, 3), np.nan), "finite number for each option"),
+    )
+    def test_bad_prior(self, prior, message):
+        with self.assertRaisesRegex(ValueError, message):
+            self._controller(make()[0], prior)
+
+    def test_bad_weight(self):
+        with self.assertRaisesRegex(ValueError, "Received: prior_weight=-1"):
+            Controller(prior_weight=-1.0)
+
+
 if __name__ == "__main__":
     absltest.main()

@@ -12,6 +12,8 @@ from fliqs_tf.baselines import manual
 from fliqs_tf.baselines import ptq
 from fliqs_tf.baselines import random_choice
 from fliqs_tf.baselines import uniform
+from fliqs_tf.baselines.choice import Choice
+from fliqs_tf.baselines.ptq import sensitivities
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
 from fliqs_tf.formats import get_format
@@ -27,7 +29,15 @@ _METHODS: dict[str, Callable[[Task], Result]] = {
 # As an error message and the help of a flag list them.
 NAMES = (*_METHODS, f"{UNIFORM}<format>")
 
-__all__ = ["NAMES", "Result", "Task", "get", "is_bounded"]
+__all__ = [
+    "NAMES",
+    "Choice",
+    "Result",
+    "Task",
+    "get",
+    "is_bounded",
+    "sensitivities",
+]
 
 
 def get(name: str) -> Callable[[Task], Result]:

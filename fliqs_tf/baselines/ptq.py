@@ -47,7 +47,7 @@ def run(task: Task) -> Result:
         choice,
         sensitivities(
             model,
-            task.data.take(_BATCHES),
+            task.data,
             choice,
             is_logits=getattr(task.loss, "from_logits", True),
         ),
@@ -76,8 +76,9 @@ def sensitivities(
 
     Args:
         model: Trained plain model.
-        data: Batches `x` or `(x, ...)`; labels are not looked at.
-        choice: The decisions.
+        data: Batches `x` or `(x, ...)`, of which the first four are looked at,
+            without their labels.
+        choice: The decisions, and how they round inputs.
         is_logits: Whether the outputs are logits, or else probabilities.
 
     Returns:
@@ -88,6 +89,8 @@ def sensitivities(
         (*choice.options, *({_FLOAT} - set(choice.options))),
         costs.get("bitops"),
         None,
+        choice.input_range,
+        choice.input_signedness,
     )
     untouched = probe.options.index(_FLOAT)
 
@@ -98,7 +101,10 @@ def sensitivities(
             return ops.log_softmax(outputs)
         return ops.log(outputs + keras.config.epsilon())
 
-    batches = [keras.utils.unpack_x_y_sample_weight(b)[0] for b in data]
+    batches = [
+        keras.utils.unpack_x_y_sample_weight(batch)[0]
+        for batch in data.take(_BATCHES)
+    ]
     sample = np.full(len(probe.decisions), untouched)
     probe.set(sample)
     references = [log_probabilities(x) for x in batches]

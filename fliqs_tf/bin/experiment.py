@@ -141,6 +141,8 @@ def _search(config):
         baseline_momentum=config.baseline_momentum,
         cost_samples=config.cost_samples,
         credit=config.credit,
+        prior=_prior(run) if config.prior_weight else None,
+        prior_weight=config.prior_weight,
     )
     _announce(model.budget)
     run.fit(model, 0, config.epochs, controller=controller, jit_compile=None)
@@ -163,6 +165,22 @@ def _search(config):
             "entropy": float(keras.ops.mean(model.policy.entropy())),
             **_kept(model.budget, result),
         },
+    )
+
+
+def _prior(run):
+    """What a post-training search knows of the options' qualities."""
+    config = run.config
+    choice = baselines.Choice(
+        run.model,
+        get_space(config.space),
+        costs.get(config.cost),
+        None,
+        config.input_range,
+        config.input_signedness,
+    )
+    return -baselines.sensitivities(
+        run.model, run.train_data(), choice, run.loss.from_logits
     )
 
 
