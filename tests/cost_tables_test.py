@@ -142,7 +142,7 @@ class CostTablesTest(parameterized.TestCase):
             sum(part.values()) for part in (_MACS, _WEIGHTS, _INPUTS)
         )
         for fmt, size, mac in (("int8", 1, 0.3), ("fp32", 4, 4.6)):
-            expected = macs * mac + size * (weights * 162.5 + inputs * 12.5)
+            expected = macs * mac + size * (weights * 162.5 + inputs * 1.25)
             self.assertAlmostEqual(cost(_model(), fmt), expected / 1e6)
         search = fliqs.SearchModel(
             _model(),

@@ -1,0 +1,183 @@
+"""Rank of the formats that searches find among random ones of equal cost.
+
+On the embedded digits: 200 random assignments that use 98% to 100% of the
+target, and those that searches find, are all trained from scratch, from the
+same weights and on the same batches. An assignment's rank is one plus the
+number of random ones with a lower loss on the test images. Writes
+`search_rank.json` after every training (a run that was stopped goes on) and
+`search_rank.png`.
+
+    python benchmarks/search_rank.py --output=docs/results/search_rank
+"""
+
+import pathlib
+
+import keras
+import matplotlib
+import numpy as np
+from absl import app
+from absl import flags
+from matplotlib import pyplot
+
+import fliqs_tf as fliqs
+from fliqs_tf import baselines
+from fliqs_tf.baselines import ptq
+from fliqs_tf.baselines import random_choice
+from fliqs_tf.files import read_json
+from fliqs_tf.files import write_json
+
+OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
+TARGET = flags.DEFINE_string("cost_target", "0.5xint4", "Cost of all of them.")
+EPOCHS = flags.DEFINE_integer("epochs", 15, "Epochs of every training.")
+COUNT = flags.DEFINE_integer("count", 200, "Random assignments.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Searches of each kind.")
+
+_SPACE = tuple(f"int{bits}" for bits in range(2, 9))
+_CONTROLLERS = {
+    "the paper's": {"baseline_momentum": 0.99},
+    "64 samples of the cost": {"cost_samples": 64, "entropy_weight": 0.1},
+    "credit a decision": {
+        "cost_samples": 64,
+        "entropy_weight": 0.1,
+        "credit": "decision",
+    },
+}
+
+
+def _loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class _Trainer:
+    """Trains one model from scratch, again and again, under given formats."""
+
+    def __init__(self):
+        self.train = fliqs.datasets.load("digits", "train", batch_size=32)
+        self.test = fliqs.datasets.load("digits", "test", batch_size=360)
+        keras.utils.set_random_seed(0)
+        self.plain = fliqs.models.get(
+            "residual_small", input_shape=(8, 8, 1), classes=10
+        )
+        cost = fliqs.costs.get("bitops")
+        self.choice = baselines.Choice(
+            self.plain,
+            _SPACE,
+            cost,
+            fliqs.costs.target(cost, self.plain, TARGET.value),
+        )
+        self._compile(self.choice.model)
+        self._start = self.choice.model.get_weights()
+
+    def _compile(self, model, **arguments):
+        steps = int(self.train.cardinality()) * EPOCHS.value
+        model.compile(
+            keras.optimizers.Adam(
+                keras.optimizers.schedules.CosineDecay(3e-3, steps)
+            ),
+            _loss(),
+            metrics=["accuracy"],
+            jit_compile=False,
+            **arguments,
+        )
+
+    def score(self, sample):
+        """Loss and accuracy on the test images after a training."""
+        model = self.choice.model
+        model.set_weights(self._start)
+        for variable in model.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        self.choice.set(sample)
+        model.fit(self.train, epochs=EPOCHS.value, verbose=0)
+        result = model.evaluate(self.test, verbose=0, return_dict=True)
+        return {
+            "formats": [self.choice.options[option] for option in sample],
+            "cost_ratio": self.choice.budget.of(sample)
+            / self.choice.budget.target,
+            "loss": result["loss"],
+            "accuracy": result["accuracy"],
+        }
+
+    def search(self, seed, **controller):
+        """The sample that a search finds."""
+        keras.utils.set_random_seed(seed)
+        search = fliqs.SearchModel(
+            keras.models.clone_model(self.plain),
+            space=_SPACE,
+            cost_target=TARGET.value,
+            seed=seed,
+        )
+        self._compile(search, controller=fliqs.Controller(**controller))
+        search.fit(self.train, epochs=EPOCHS.value, verbose=0)
+        return keras.ops.convert_to_numpy(search.frozen_sample)
+
+    def post_training(self, seed):
+        """The sample of a post-training search in a float model."""
+        keras.utils.set_random_seed(seed)
+        model = keras.models.clone_model(self.plain)
+        self._compile(model)
+        model.fit(self.train, epochs=EPOCHS.value, verbose=0)
+        table = ptq.sensitivities(model, self.train, self.choice)
+        return ptq.best_sample(self.choice, table)
+
+
+def main(_):
+    output = pathlib.Path(OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / "search_rank.json"
+    trainer = _Trainer()
+    result = read_json(file) if file.exists() else {"random": [], "found": {}}
+    result = {
+        "target": TARGET.value,
+        "epochs": EPOCHS.value,
+        "layers": [decision.path for decision in trainer.choice.decisions],
+        **result,
+    }
+    rng = np.random.default_rng(0)
+    samples = [
+        random_choice.sample(trainer.choice, rng) for _ in range(COUNT.value)
+    ]
+    for sample in samples[len(result["random"]) :]:
+        result["random"].append(trainer.score(sample))
+        write_json(file, result)
+    losses = np.array([entry["loss"] for entry in result["random"]])
+    searches = {
+        **{
+            f"search, {name}": lambda seed, c=controller: trainer.search(
+                seed, **c
+            )
+            for name, controller in _CONTROLLERS.items()
+        },
+        "post-training search": trainer.post_training,
+    }
+    for name, search in searches.items():
+        found = result["found"].setdefault(name, [])
+        for seed in range(len(found), SEEDS.value):
+            entry = trainer.score(search(seed))
+            entry["rank"] = 1 + int(np.sum(losses < entry["loss"]))
+            found.append(entry)
+            write_json(file, result)
+        print(name, [entry["rank"] for entry in found], flush=True)
+    _plot(result, losses, output / "search_rank.png")
+
+
+def _plot(result, losses, path):
+    matplotlib.use("agg")
+    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    axes.hist(losses, bins=40, color="0.8", label=f"{len(losses)} random")
+    for number, (name, found) in enumerate(result["found"].items()):
+        axes.plot(
+            [entry["loss"] for entry in found],
+            [1.5 + 1.5 * number] * len(found),
+            "o",
+            label=name,
+        )
+    axes.set_xlabel("Loss on the test images, trained from scratch")
+    axes.set_ylabel("Assignments")
+    axes.set_title(f"Formats INT2 to INT8 at {result['target']}, digits")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    app.run(main)
