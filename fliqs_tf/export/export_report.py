@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -55,7 +56,7 @@ class ExportReport:
     Args:
         path: The file.
         activations: Mode of the export.
-        containers: `"small"` or `"fast"`.
+        containers: `"small"`, `"fast"` or `"float32"`.
         file_bytes: Size of the file.
         float32_bytes: Size of the model's weights in float32.
         verification: The comparison with what the file is meant to compute:
@@ -112,6 +113,7 @@ def read_layer(
     graph: Graph,
     path: str,
     layer: SearchableLayer,
+    tensors: Sequence[int],
     activations: str,
     containers: str = "small",
 ) -> LayerReport:
@@ -121,6 +123,7 @@ def read_layer(
         graph: The file, parsed.
         path: Path of the layer.
         layer: Layer of the fixed model.
+        tensors: Numbers of the tensors that hold its weights.
         activations: Mode of the export.
         containers: Kind of containers.
     """
@@ -140,7 +143,6 @@ def read_layer(
             why="a product of activations has no weights",
         )
     count = sum(math.prod(shape) for shape, _ in kernels)
-    tensors = weights.stored_tensors(graph, path)
     stored = sum(graph.size(tensor) for tensor in tensors)
     # A layer that is used twice, between different norms, is stored twice.
     copies = max(1, len(tensors) // len(kernels))
@@ -212,6 +214,8 @@ def _why(fmt: Format, stored_type: str, bits: int, containers: str) -> str:
         return "The converter left no constant that equals this kernel."
     if bits == fmt.bits:
         return ""
+    if stored_type == "FLOAT32" and containers == "float32":
+        return "`containers='float32'` asked for plain values."
     if containers == "fast":
         return (
             "The fast kernels read INT8, FLOAT16 and FLOAT32 weights only: "
