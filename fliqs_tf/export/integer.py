@@ -47,6 +47,8 @@ _PLAIN = (
     Builtin.RESHAPE,
     Builtin.TANH,
 )
+# Of these, what the runtime has no kernel of 16 bits for.
+_WITHOUT_INT16 = (Builtin.HARD_SWISH,)
 _WEIGHTED = (
     Builtin.CONV_2D,
     Builtin.DEPTHWISE_CONV_2D,
@@ -117,7 +119,7 @@ def quantize(
         )
         recipe.add(match.operator, bits, activation_bits)
     if activation_bits is not None:
-        for operator in plain_operators(graph):
+        for operator in plain_operators(graph, activation_bits):
             recipe.add(operator, 8, activation_bits)
         for tensor, limits in ranges.items():
             shape = [1] * len(graph.tensors[tensor].shape)
@@ -172,11 +174,19 @@ def _weight_statistics(match, scale, bits) -> dict[str, np.ndarray]:
     return {"min": -bound, "max": bound}
 
 
-def plain_operators(graph: Graph) -> list[Any]:
-    """Operators between convolutions that may as well be integer."""
+def plain_operators(graph: Graph, activation_bits: int) -> list[Any]:
+    """Operators between convolutions that may as well be integer.
+
+    Args:
+        graph: The file.
+        activation_bits: 8 or 16.
+    """
     kept = []
     for operator in graph.operators:
-        if graph.builtin(operator) not in _PLAIN:
+        builtin = graph.builtin(operator)
+        if builtin not in _PLAIN:
+            continue
+        if activation_bits == 16 and builtin in _WITHOUT_INT16:
             continue
         numbers = [int(n) for n in [*operator.inputs, *operator.outputs]]
         ranks = {

@@ -203,7 +203,7 @@ def _recipe(graph, matches, fixed, activations) -> QuantizationRecipe:
             is_weight_only,
         )
     if bits is not None and recipe.entries:
-        for operator in integer.plain_operators(graph):
+        for operator in integer.plain_operators(graph, bits):
             recipe.add(operator, 8, bits)
     return recipe
 
