@@ -8,6 +8,8 @@ import sys
 import tempfile
 
 import keras
+import numpy as np
+import onnxruntime
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -71,7 +73,29 @@ class ExportTest(parameterized.TestCase):
         operations = [entry["operation"] for entry in json.loads(text)]
         self.assertContainsSubset({"CONV_2D", "FULLY_CONNECTED"}, operations)
 
+    def test_onnx(self):
+        code, output, errors = self._run("--output=model.onnx")
+        self.assertEqual(code, 0, errors)
+        self.assertRegex(output, r"stem .* int8 +INT8")
+        self.assertRegex(output, "model.onnx: .*activations=fake_quant")
+        # As whoever has the file alone sees it.
+        session = onnxruntime.InferenceSession(self.folder / "model.onnx")
+        images = small_models.images(count=3)
+        (received,) = session.run(None, {session.get_inputs()[0].name: images})
+        model = keras.models.load_model(self.folder / "model.keras")
+        np.testing.assert_allclose(
+            received, model(images), atol=1e-5 * np.abs(received).max()
+        )
+
     @parameterized.parameters(
+        (
+            "--output=o.onnx --containers=fast",
+            "--containers .* Received: --output=o.onnx",
+        ),
+        (
+            "--output=o.onnx --reference_kernels",
+            "--reference_kernels .* Received: --output=o.onnx",
+        ),
         ("--recipe=r.json", "--float_file must have a value"),
         (
             "--recipe=r.json --float_file=f.tflite --output=o.tflite",
@@ -82,7 +106,8 @@ class ExportTest(parameterized.TestCase):
         code, _, errors = self._run(*flags.split())
         self.assertEqual(code, 1)
         self.assertRegex(errors, message)
-        self.assertFalse((self.folder / "r.json").exists())
+        for name in ("o.onnx", "o.tflite", "r.json"):
+            self.assertFalse((self.folder / name).exists())
 
 
 if __name__ == "__main__":
