@@ -164,17 +164,14 @@ def export_tflite(
         written = partial.read_bytes()
         _check_same(written, content, samples[0])
         graph = Graph(written)
-        report = ExportReport(
-            path=str(path),
-            activations=activations,
-            containers=containers,
-            file_bytes=len(written),
-            float32_bytes=export_report.float32_bytes(fixed),
-            verification=found["verification"],
-            trained=found.get("trained", found["verification"]),
-            reference_kernels=plain,
-            mismatch_allowed=allow_mismatch,
-            layers=tuple(
+        report = ExportReport.of(
+            path,
+            fixed,
+            activations,
+            containers,
+            content=written,
+            found=found,
+            layers=[
                 export_report.read_layer(
                     graph,
                     name,
@@ -184,7 +181,9 @@ def export_tflite(
                     containers,
                 )
                 for name, layer in twin.fixed_layers(fixed).items()
-            ),
+            ],
+            mismatch_allowed=allow_mismatch,
+            reference_kernels=plain,
         )
         os.replace(partial, path)
     return report
