@@ -67,11 +67,16 @@ class LayerReport:
         """
         weight_format, input_format = asked_formats(layer)
         count = count_weights(layer)
+        least = math.ceil(count * get_format(weight_format).bits / 8)
         if not count:
             why = "a product of activations has no weights"
         elif stored_type == MISSING:
             why = "The converter left no constant that equals this kernel."
-        bits = count * get_format(weight_format).bits
+        elif weight_bytes < least:
+            why = (
+                "The converter left no constant that equals one of the "
+                "kernels, which stays in float32."
+            )
         return cls(
             path=path,
             kind=type(layer).__name__,
@@ -80,7 +85,7 @@ class LayerReport:
             stored_type=stored_type,
             stored_input=stored_input,
             weight_bytes=weight_bytes,
-            theoretical_bytes=math.ceil(bits / 8),
+            theoretical_bytes=least,
             why=why,
         )
 

@@ -91,8 +91,8 @@ def read_layers(
 
 
 def _why(row: LayerReport) -> str:
-    if row.stored_type == export_report.MISSING:
-        return "No operator of the file has just these weights."
+    if row.weight_bytes < row.theoretical_bytes:
+        return row.why
     if row.stored_type.removesuffix(" packed").lower() == row.weight_format:
         return ""
     if row.weight_format == "fp32":

@@ -2,6 +2,7 @@ import json
 import os
 import tempfile
 
+import keras
 import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -110,6 +111,19 @@ class ExportReportTest(parameterized.TestCase):
         row = export_report.read_layer(graph, path, layer, tensors, "float")
         self.assertEqual((row.stored_type, row.weight_bytes), ("none", 0))
         self.assertRegex(row.why, "no constant")
+
+    def test_missing_kernel_of_several_is_seen(self):
+        """The recurrent one, of which each product takes a slice."""
+        inputs = keras.Input((3, 8))
+        layer = keras.layers.GRU(4, reset_after=False)
+        model = keras.Model(inputs, layer(inputs))
+        data = np.ones((2, 3, 8), "float32")
+        model = small_models.fixed(model, "int8", data)
+        path = self.create_tempfile().full_path
+        (row,) = export_tflite(model, path, verify_data=data).layers
+        self.assertEqual(row.weight_bytes, 8 * 12)
+        self.assertEqual(row.theoretical_bytes, (8 + 4) * 12)
+        self.assertRegex(row.why, "no constant that equals one of the kernels")
 
     def test_bytes_are_read_from_the_file(self):
         with open(self.path, "rb") as file:
