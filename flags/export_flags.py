@@ -16,6 +16,18 @@ OUTPUT = flags.DEFINE_string(
     "File to write: .onnx for ONNX (needs the extra fliqs_tf[onnx]), any other "
     "name for LiteRT (.tflite).",
 )
+RECIPE = flags.DEFINE_string(
+    "recipe",
+    None,
+    "Recipe for ai-edge-quantizer (.json) to write for --float_file, instead "
+    "of a file; with any --activations but fake_quant.",
+)
+FLOAT_FILE = flags.DEFINE_string(
+    "float_file",
+    None,
+    "LiteRT file in float32 that --recipe is for: of --containers=float32, or "
+    "of the plain Keras model's `export`.",
+)
 INSPECT = flags.DEFINE_string(
     "inspect",
     None,
@@ -32,7 +44,8 @@ CONTAINERS_KIND = flags.DEFINE_enum(
     "containers",
     CONTAINERS[0],
     list(CONTAINERS),
-    "Types of the weights: the smallest, or those of the fast float kernels.",
+    "Types of the weights: the smallest, those of the fast float kernels, or "
+    "FLOAT32 for all, which other tools can quantize (--recipe).",
 )
 VERIFY_DATASET = flags.DEFINE_string(
     "verify_dataset",

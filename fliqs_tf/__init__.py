@@ -20,6 +20,7 @@ from fliqs_tf.convert import to_fixed
 from fliqs_tf.convert import to_searchable
 from fliqs_tf.distillation import distill
 from fliqs_tf.export import export_onnx
+from fliqs_tf.export import export_recipe
 from fliqs_tf.export import export_tflite
 from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
@@ -41,6 +42,7 @@ __all__ = [
     "datasets",
     "distill",
     "export_onnx",
+    "export_recipe",
     "export_tflite",
     "fake_quant",
     "get_format",

@@ -12,13 +12,14 @@ import rich.table
 
 from fliqs_tf import costs
 from fliqs_tf.export import ExportReport
+from fliqs_tf.export import RecipeReport
 from fliqs_tf.export.agreement import MAX
 from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import searchable_layers
 
 
 def layer_rows(
-    model: keras.Model, export: ExportReport | None = None
+    model: keras.Model, export: ExportReport | RecipeReport | None = None
 ) -> list[dict]:
     """Describes the layers of a fixed model as plain data.
 
@@ -67,7 +68,7 @@ def layer_rows(
 
 
 def layer_table(
-    model: keras.Model, export: ExportReport | None = None
+    model: keras.Model, export: ExportReport | RecipeReport | None = None
 ) -> rich.table.Table:
     """Table of a fixed model: layer, MACs, weights, format, stored type.
 

@@ -6,6 +6,12 @@ Example:
   python -m fliqs_tf.bin.export --model_file=runs/digits/model.keras \
       --output=model.onnx --verify_dataset=digits
   python -m fliqs_tf.bin.export --inspect=model.tflite
+
+A recipe, with which ai-edge-quantizer makes the same of a float file:
+  python -m fliqs_tf.bin.export --model_file=runs/digits/model.keras \
+      --output=float.tflite --activations=float --containers=float32
+  python -m fliqs_tf.bin.export --model_file=runs/digits/model.keras \
+      --recipe=recipe.json --float_file=float.tflite --activations=int8
 """
 
 import sys
@@ -23,7 +29,9 @@ from fliqs_tf import report
 from fliqs_tf.bin import program
 from fliqs_tf.export import ExportReport
 from fliqs_tf.export import FileReport
+from fliqs_tf.export import RecipeReport
 from fliqs_tf.export import export_onnx
+from fliqs_tf.export import export_recipe
 from fliqs_tf.export import export_tflite
 from fliqs_tf.export import inspect
 from fliqs_tf.flags import export_flags
@@ -46,9 +54,7 @@ def main(argv):
         console.print(_weight_table(found))
         print(found)
         return
-    for flag in (export_flags.MODEL_FILE, export_flags.OUTPUT):
-        if flag.value is None:
-            raise app.UsageError(f"Flag --{flag.name} must have a value.")
+    _check_flags()
     model = keras.models.load_model(export_flags.MODEL_FILE.value)
     data = None
     if export_flags.VERIFY_DATASET.value is not None:
@@ -68,8 +74,36 @@ def main(argv):
     rich.print(str(export))
 
 
-def _export(model, data) -> ExportReport:
+def _check_flags() -> None:
+    output, recipe = export_flags.OUTPUT, export_flags.RECIPE
+    needed = [export_flags.MODEL_FILE, output]
+    # What only LiteRT files that are written have.
+    refused = [export_flags.CONTAINERS_KIND, export_flags.REFERENCE_KERNELS]
+    cause = output
+    if recipe.value is not None:
+        needed[1] = export_flags.FLOAT_FILE
+        refused.append(output)
+        cause = recipe
+    elif not _is_onnx(output.value):
+        refused = []
+    for flag in needed:
+        if flag.value is None:
+            raise app.UsageError(f"Flag --{flag.name} must have a value.")
+    for flag in refused:
+        if flag.present:
+            raise app.UsageError(
+                f"Flag --{flag.name} is for LiteRT files that are written. "
+                f"Received: --{cause.name}={cause.value}. Leave it out."
+            )
+
+
+def _is_onnx(output) -> bool:
+    return output is not None and output.endswith(".onnx")
+
+
+def _export(model, data) -> ExportReport | RecipeReport:
     output = export_flags.OUTPUT.value
+    recipe = export_flags.RECIPE.value
     options = {
         "activations": export_flags.ACTIVATIONS_MODE.value,
         "verify_data": data,
@@ -77,21 +111,18 @@ def _export(model, data) -> ExportReport:
         "allow_mismatch": export_flags.ALLOW_MISMATCH.value,
         "accuracy_drop": export_flags.ACCURACY_DROP_ALLOWED.value,
     }
-    if not output.endswith(".onnx"):
-        return export_tflite(
-            model,
-            output,
-            containers=export_flags.CONTAINERS_KIND.value,
-            reference_kernels=export_flags.REFERENCE_KERNELS.value,
-            **options,
-        )
-    for flag in (export_flags.CONTAINERS_KIND, export_flags.REFERENCE_KERNELS):
-        if flag.present:
-            raise app.UsageError(
-                f"Flag --{flag.name} goes with LiteRT files. Received: "
-                f"--output={output}."
-            )
-    return export_onnx(model, output, **options)
+    if recipe is not None:
+        float_file = export_flags.FLOAT_FILE.value
+        return export_recipe(model, recipe, float_file, **options)
+    if _is_onnx(output):
+        return export_onnx(model, output, **options)
+    return export_tflite(
+        model,
+        output,
+        containers=export_flags.CONTAINERS_KIND.value,
+        reference_kernels=export_flags.REFERENCE_KERNELS.value,
+        **options,
+    )
 
 
 def _weight_table(found: FileReport) -> rich.table.Table:

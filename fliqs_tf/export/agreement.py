@@ -175,7 +175,10 @@ class Tally:
             accuracies = [float(share) for share in right]
         deviates = (relative > bounds.tolerance) | ~agrees
         replayed = np.max(np.concatenate(self._replays, axis=1) / scale, axis=0)
-        is_replayed = deviates & (replayed <= bounds.tolerance)
+        # What was not replayed is infinitely far, and a tolerance may be that.
+        is_replayed = (
+            deviates & np.isfinite(replayed) & (replayed <= bounds.tolerance)
+        )
         return Agreement(
             data=data,
             samples=len(relative),

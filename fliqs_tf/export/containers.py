@@ -22,6 +22,8 @@ thread: 0.4 ms an image against 2 to 2.6 ms). So `"fast"` uses only these:
 INT8 for all that fits it, FLOAT16 for the codes that fit that (the scale of a
 channel, which would not, multiplies the output), FLOAT32 for the rest.
 
+`"float32"` leaves the values as they are, for tools that quantize themselves.
+
 They are written straight into the flatbuffer. `ai-edge-quantizer` can be given
 known scales by a registered algorithm, but its policy refuses INT4 for
 depthwise convolutions and it knows no tables, nor which tensor belongs to
@@ -45,7 +47,7 @@ _INTEGER_TYPES = {
     8: (TensorType.INT8, 2),
     16: (TensorType.INT16, 3),
 }
-CONTAINERS = ("small", "fast")
+CONTAINERS = ("small", "fast", "float32")
 _FAST_LEVELS = 2**7 - 1
 _BFLOAT16 = tf.bfloat16.as_numpy_dtype
 _TABLE_BITS = (2, 4, 8)
@@ -62,12 +64,14 @@ class ContainerWriter:
     Args:
         graph: Graph to be extended by constants and by the operators that
             decode them.
-        containers: `"small"`, or `"fast"`: those that XNNPACK takes.
+        containers: `"small"`, `"fast"`: those that XNNPACK takes, or
+            `"float32"`.
     """
 
     def __init__(self, graph: Graph, containers: str = "small"):
         self._graph = graph
         self._is_fast = containers == "fast"
+        self._is_plain = containers == "float32"
 
     def write(
         self,
@@ -79,7 +83,7 @@ class ContainerWriter:
         scale: np.ndarray,
         scales_output: bool = False,
     ) -> tuple[int, np.ndarray | None]:
-        """Stores `codes * scale` in the smallest or fastest container.
+        """Stores `codes * scale` in a container of the writer's kind.
 
         Args:
             name: Name of the tensor that holds the codes.
@@ -95,6 +99,9 @@ class ContainerWriter:
             Number of the float32 tensor to use in place of `constant`, and the
             scale that is left; `None` if there is none.
         """
+        if self._is_plain:
+            self._graph.rename(constant, name)
+            return constant, None
         is_wide = rounding.levels_of(fmt) > _FAST_LEVELS
         if self._is_fast and scales_output and is_wide:
             high = codes * np.float32(_FLOAT16_UNIT)

@@ -2,6 +2,10 @@
 
 import dataclasses
 import math
+import os
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -47,6 +51,44 @@ class LayerReport:
     theoretical_bytes: int
     why: str
 
+    @classmethod
+    def of(
+        cls,
+        path: str,
+        layer: SearchableLayer,
+        stored_type: str,
+        stored_input: str,
+        weight_bytes: int,
+        why: str,
+    ) -> "LayerReport":
+        """Joins what a file holds of a layer to what the layer itself says.
+
+        `layer` is that of the fixed model, the others are fields.
+        """
+        weight_format, input_format = asked_formats(layer)
+        count = count_weights(layer)
+        least = math.ceil(count * get_format(weight_format).bits / 8)
+        if not count:
+            why = "a product of activations has no weights"
+        elif stored_type == MISSING:
+            why = "The converter left no constant that equals this kernel."
+        elif weight_bytes < least:
+            why = (
+                "The converter left no constant that equals one of the "
+                "kernels, which stays in float32."
+            )
+        return cls(
+            path=path,
+            kind=type(layer).__name__,
+            weight_format=weight_format,
+            input_format=input_format,
+            stored_type=stored_type,
+            stored_input=stored_input,
+            weight_bytes=weight_bytes,
+            theoretical_bytes=least,
+            why=why,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
@@ -55,7 +97,7 @@ class ExportReport:
     Args:
         path: The file.
         activations: Mode of the export.
-        containers: `"small"` or `"fast"`.
+        containers: `"small"`, `"fast"` or `"float32"`.
         file_bytes: Size of the file.
         float32_bytes: Size of the model's weights in float32.
         verification: The comparison with what the file is meant to compute:
@@ -78,6 +120,37 @@ class ExportReport:
     reference_kernels: Agreement | str | None
     mismatch_allowed: bool
     layers: tuple[LayerReport, ...]
+
+    @classmethod
+    def of(
+        cls,
+        path: str | os.PathLike,
+        fixed: keras.Model,
+        activations: str,
+        containers: str,
+        content: bytes,
+        found: Mapping[str, Agreement],
+        layers: Iterable[LayerReport],
+        mismatch_allowed: bool,
+        reference_kernels: Agreement | str | None = None,
+    ) -> "ExportReport":
+        """Takes sizes from the bytes of the file and from the fixed model.
+
+        `found` has comparisons by name: `"verification"`, and `"trained"` if
+        that was another one. The others are fields.
+        """
+        return cls(
+            path=str(path),
+            activations=activations,
+            containers=containers,
+            file_bytes=len(content),
+            float32_bytes=float32_bytes(fixed),
+            verification=found["verification"],
+            trained=found.get("trained", found["verification"]),
+            reference_kernels=reference_kernels,
+            mismatch_allowed=mismatch_allowed,
+            layers=tuple(layers),
+        )
 
     @property
     def max_relative_error(self) -> float:
@@ -112,6 +185,7 @@ def read_layer(
     graph: Graph,
     path: str,
     layer: SearchableLayer,
+    tensors: Sequence[int],
     activations: str,
     containers: str = "small",
 ) -> LayerReport:
@@ -121,44 +195,29 @@ def read_layer(
         graph: The file, parsed.
         path: Path of the layer.
         layer: Layer of the fixed model.
+        tensors: Numbers of the tensors that hold its weights.
         activations: Mode of the export.
         containers: Kind of containers.
     """
     weight_format, input_format = asked_formats(layer)
-    fmt = get_format(weight_format)
-    kernels, _ = layer.shapes(layer)
-    if not kernels:
-        return LayerReport(
-            path=path,
-            kind=type(layer).__name__,
-            weight_format=fmt.name,
-            input_format=input_format,
-            stored_type=MISSING,
-            stored_input=_stored_input(graph, None, input_format, activations),
-            weight_bytes=0,
-            theoretical_bytes=0,
-            why="a product of activations has no weights",
-        )
-    count = sum(math.prod(shape) for shape, _ in kernels)
-    tensors = weights.stored_tensors(graph, path)
-    stored = sum(graph.size(tensor) for tensor in tensors)
-    # A layer that is used twice, between different norms, is stored twice.
-    copies = max(1, len(tensors) // len(kernels))
-    bits = math.ceil(stored * 8 / copies / count - 0.5)
+    bits = _stored_bits(graph, layer, tensors)
     types = {type_name(graph.tensors[tensor].type) for tensor in tensors}
     stored_type = _stored_type(types, bits)
     reader = weights.reader(graph, tensors[0]) if tensors else None
-    return LayerReport(
-        path=path,
-        kind=type(layer).__name__,
-        weight_format=fmt.name,
-        input_format=input_format,
-        stored_type=stored_type,
-        stored_input=_stored_input(graph, reader, input_format, activations),
-        weight_bytes=stored,
-        theoretical_bytes=math.ceil(count * fmt.bits / 8),
-        why=_why(fmt, stored_type, bits, containers),
+    return LayerReport.of(
+        path,
+        layer,
+        stored_type,
+        _stored_input(graph, reader, input_format, activations),
+        sum(graph.size(tensor) for tensor in tensors),
+        _why(get_format(weight_format), stored_type, bits, containers),
     )
+
+
+def count_weights(layer: SearchableLayer) -> int:
+    """Number of weights in the kernels of a layer."""
+    kernels, _ = layer.shapes(layer)
+    return sum(math.prod(shape) for shape, _ in kernels)
 
 
 def asked_formats(layer: SearchableLayer) -> tuple[str, str | None]:
@@ -172,6 +231,16 @@ def float32_bytes(model: keras.Model) -> int:
     """Bytes of a model's weights in float32, scalar state apart."""
     shapes = [w.shape for w in model.weights if len(w.shape)]
     return 4 * int(sum(np.prod(shape) for shape in shapes))
+
+
+def _stored_bits(graph, layer, tensors) -> int:
+    """Bits that a weight takes, 0 where there is none."""
+    if not tensors:
+        return 0
+    # A layer that is used twice, between different norms, is stored twice.
+    copies = max(1, len(tensors) // len(layer.kernels))
+    stored = sum(graph.size(tensor) for tensor in tensors)
+    return math.ceil(stored * 8 / copies / count_weights(layer) - 0.5)
 
 
 def _stored_type(types, bits):
@@ -208,10 +277,10 @@ def _stored_input(graph, reader, input_format, activations):
 
 
 def _why(fmt: Format, stored_type: str, bits: int, containers: str) -> str:
-    if stored_type == MISSING:
-        return "The converter left no constant that equals this kernel."
     if bits == fmt.bits:
         return ""
+    if stored_type == "FLOAT32" and containers == "float32":
+        return "`containers='float32'` asked for plain values."
     if containers == "fast":
         return (
             "The fast kernels read INT8, FLOAT16 and FLOAT32 weights only: "

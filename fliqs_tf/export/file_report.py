@@ -115,19 +115,7 @@ def inspect(path: str | os.PathLike) -> FileReport:
     Raises:
         ValueError: If there is no such file, or it is of another kind.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"`path` must be a file. Received: path={str(path)!r}, which does "
-            "not exist or is a folder."
-        )
-    content = path.read_bytes()
-    # The identifier of the schema, behind the root's offset.
-    if content[4:8] != b"TFL3":
-        raise ValueError(
-            f"`path` must be a LiteRT file. Received: path={str(path)!r}, "
-            "which lacks the identifier 'TFL3'. Give a .tflite file."
-        )
+    content = read_litert("path", path)
     graph = Graph(content)
     metadata = file_metadata.read(graph)
     assignment = metadata["assignment"] if metadata else {}
@@ -137,6 +125,32 @@ def inspect(path: str | os.PathLike) -> FileReport:
         metadata=metadata,
         rows=tuple(_rows(graph, assignment)),
     )
+
+
+def read_litert(name: str, path: str | os.PathLike) -> bytes:
+    """Reads the bytes of a LiteRT file.
+
+    Args:
+        name: Name of the argument that the path is, for the messages.
+        path: The file.
+
+    Raises:
+        ValueError: If there is no such file, or it is of another kind.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"`{name}` must be a file. Received: {name}={str(path)!r}, which "
+            "does not exist or is a folder."
+        )
+    content = path.read_bytes()
+    # The identifier of the schema, behind the root's offset.
+    if content[4:8] != b"TFL3":
+        raise ValueError(
+            f"`{name}` must be a LiteRT file. Received: {name}={str(path)!r}, "
+            "which lacks the identifier 'TFL3'. Give a .tflite file."
+        )
+    return content
 
 
 def _rows(graph, assignment) -> Collection[WeightRow]:

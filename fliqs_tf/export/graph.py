@@ -342,6 +342,20 @@ class Graph:
         self._model.signatureDefs = [signature]
 
     @property
+    def signature(self) -> tuple[str, dict[str, int], dict[str, int]] | None:
+        """Key of the first signature, and its inputs and outputs.
+
+        These are pairs of name and tensor number. `None` without a signature.
+        """
+        for found in self._model.signatureDefs or []:
+            inputs, outputs = (
+                {entry.name.decode(): entry.tensorIndex for entry in entries}
+                for entries in (found.inputs, found.outputs)
+            )
+            return found.signatureKey.decode(), inputs, outputs
+        return None
+
+    @property
     def inputs(self) -> list[int]:
         return list(self._graph.inputs)
 

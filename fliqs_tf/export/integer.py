@@ -16,7 +16,6 @@ in 8 bits: the arithmetic of layer norms, attention scores, softmax.
 INT2 is not used: the runtime computes convolutions with such weights wrongly.
 """
 
-import re
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from fliqs_tf.export import rounding
 from fliqs_tf.export import weights
 from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.quantization_recipe import QuantizationRecipe
 from fliqs_tf.export.ranges import Range
 from fliqs_tf.export.weights import Match
 
@@ -34,24 +34,26 @@ _LARGEST = {4: 7, 8: 127}
 # Between the least and the greatest INT8.
 _STEPS = 255
 # Elementwise and moving operators that follow or precede convolutions.
-_PLAIN = {
-    Builtin.ADD: "ADD",
-    Builtin.AVERAGE_POOL_2D: "AVERAGE_POOL_2D",
-    Builtin.CONCATENATION: "CONCATENATION",
-    Builtin.HARD_SWISH: "HARD_SWISH",
-    Builtin.LOGISTIC: "LOGISTIC",
-    Builtin.MAX_POOL_2D: "MAX_POOL_2D",
-    Builtin.MEAN: "MEAN",
-    Builtin.MUL: "MUL",
-    Builtin.PAD: "PAD",
-    Builtin.RESHAPE: "RESHAPE",
-    Builtin.TANH: "TANH",
-}
-_WEIGHTED = {
-    Builtin.CONV_2D: "CONV_2D",
-    Builtin.DEPTHWISE_CONV_2D: "DEPTHWISE_CONV_2D",
-    Builtin.FULLY_CONNECTED: "FULLY_CONNECTED",
-}
+_PLAIN = (
+    Builtin.ADD,
+    Builtin.AVERAGE_POOL_2D,
+    Builtin.CONCATENATION,
+    Builtin.HARD_SWISH,
+    Builtin.LOGISTIC,
+    Builtin.MAX_POOL_2D,
+    Builtin.MEAN,
+    Builtin.MUL,
+    Builtin.PAD,
+    Builtin.RESHAPE,
+    Builtin.TANH,
+)
+# Of these, what the runtime has no kernel of 16 bits for.
+_WITHOUT_INT16 = (Builtin.HARD_SWISH,)
+_WEIGHTED = (
+    Builtin.CONV_2D,
+    Builtin.DEPTHWISE_CONV_2D,
+    Builtin.FULLY_CONNECTED,
+)
 # Where features are maps `(batch, height, width, channels)`; sequences, which
 # have one dimension less, are normed and attended to in float32.
 _SEQUENCE_RANK = 3
@@ -94,12 +96,11 @@ def quantize(
         float32 constants in it.
     """
     # The import takes seconds, and only some exports need it.
-    from ai_edge_quantizer import qtyping
     from ai_edge_quantizer import quantizer
 
     graph.make_names_unique()
+    recipe = QuantizationRecipe(graph)
     names: dict[int, str] = {}
-    chosen: dict[str, tuple[str, int]] = {}
     statistics: dict[str, dict[str, np.ndarray]] = {}
     for match in matches:
         bits = weight_bits(graph, match)
@@ -116,12 +117,10 @@ def quantize(
         statistics[names[match.constant]] = _weight_statistics(
             match, scale, bits
         )
-        kind = _WEIGHTED[graph.builtin(match.operator)]
-        chosen[_scope(graph, match.operator)] = kind, bits
+        recipe.add(match.operator, bits, activation_bits)
     if activation_bits is not None:
-        for operator in _plain_operators(graph):
-            kind = _PLAIN[graph.builtin(operator)]
-            chosen[_scope(graph, operator)] = kind, 8
+        for operator in plain_operators(graph, activation_bits):
+            recipe.add(operator, 8, activation_bits)
         for tensor, limits in ranges.items():
             shape = [1] * len(graph.tensors[tensor].shape)
             low, high = _ends(limits, activation_bits)
@@ -129,39 +128,11 @@ def quantize(
                 "min": np.full(shape, low),
                 "max": np.full(shape, high),
             }
-    tool = quantizer.Quantizer(bytearray(graph.to_bytes()))
-    for scope, (kind, bits) in chosen.items():
-        tool.update_quantization_recipe(
-            f"^{re.escape(scope)};?$",
-            qtyping.TFLOperationName(kind),
-            _config(qtyping, bits, activation_bits),
-        )
-    if not chosen:
+    if not recipe.entries:
         return graph
+    tool = quantizer.Quantizer(bytearray(graph.to_bytes()), recipe.entries)
     result = tool.quantize(statistics, enable_progress_report=False)
     return Graph(bytes(result.quantized_model))
-
-
-def _config(qtyping, bits, activation_bits) -> Any:
-    tensor = qtyping.TensorQuantizationConfig
-    activations = None
-    if activation_bits is not None:
-        activations = tensor(
-            num_bits=activation_bits, symmetric=activation_bits != 8
-        )
-    return qtyping.OpQuantizationConfig(
-        activation_tensor_config=activations,
-        weight_tensor_config=tensor(
-            num_bits=bits,
-            symmetric=True,
-            granularity=qtyping.QuantGranularity.CHANNELWISE,
-        ),
-        compute_precision=qtyping.ComputePrecision.INTEGER,
-    )
-
-
-def _scope(graph, operator) -> str:
-    return ";".join(graph.name(int(number)) for number in operator.outputs)
 
 
 def _scale(match, graph, ranges) -> np.ndarray | None:
@@ -203,11 +174,19 @@ def _weight_statistics(match, scale, bits) -> dict[str, np.ndarray]:
     return {"min": -bound, "max": bound}
 
 
-def _plain_operators(graph):
-    """Operators between convolutions that may as well be integer."""
+def plain_operators(graph: Graph, activation_bits: int) -> list[Any]:
+    """Operators between convolutions that may as well be integer.
+
+    Args:
+        graph: The file.
+        activation_bits: 8 or 16.
+    """
     kept = []
     for operator in graph.operators:
-        if graph.builtin(operator) not in _PLAIN:
+        builtin = graph.builtin(operator)
+        if builtin not in _PLAIN:
+            continue
+        if activation_bits == 16 and builtin in _WITHOUT_INT16:
             continue
         numbers = [int(n) for n in [*operator.inputs, *operator.outputs]]
         ranks = {

@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 ACCURACY_DROP = 0.01
 INTEGER_TOLERANCE = 0.1
 
-_STATIC_BITS = {"int8": 8, "int16": 16}
+STATIC_BITS = {"int8": 8, "int16": 16}
 
 
 def references(
@@ -65,7 +65,7 @@ def references(
         bounds = Bounds(INTEGER_TOLERANCE, ACCURACY)
         if tolerance is not None:
             bounds = Bounds(tolerance, RMS)
-    if activations in _STATIC_BITS:
+    if activations in STATIC_BITS:
         meant = twin.container_reference(fixed, activations)
     else:
         meant = twin.weight_only_reference(fixed)
@@ -97,7 +97,7 @@ def convert(
     else:
         graph = litert.convert(twin.float_twin(fixed), slots, fixed)
     if activations not in ("float", "fake_quant"):
-        bits = _STATIC_BITS.get(activations)
+        bits = STATIC_BITS.get(activations)
         graph = _integer(graph, fixed, kernels, bits, samples)
     weights.store(graph, kernels, containers)
     graph.shorten_names(fixed.name)
@@ -175,7 +175,7 @@ def check_products(fixed: keras.Model, activations: str) -> None:
 
 def check_ranges(fixed: keras.Model, activations: str) -> None:
     """Raises a `ValueError` if a static mode lacks ranges."""
-    if activations in _STATIC_BITS:
+    if activations in STATIC_BITS:
         check_learned_ranges(fixed, activations)
 
 

@@ -1,6 +1,5 @@
 """Export of a fixed model to an `.onnx` file that has been run."""
 
-import math
 import os
 from typing import Any
 
@@ -67,7 +66,8 @@ def export_onnx(
       (UINT8 or UINT16 for grids without sign or with a zero point) after a
       Clip to the grid's own ends, FLOAT8E4M3FN for `e4m3fn`, FLOAT8E5M2 for
       `e5m2_ocp`, Casts for `bf16` and `fp16`. Runtimes may compute such layers
-      in integers. Other formats of inputs have no type in ONNX.
+      in integers. Other formats of inputs have no type in ONNX. Recurrent
+      layers, one step after another in both modes, round the state of each.
 
     Needs the extra `fliqs_tf[onnx]`.
 
@@ -149,20 +149,18 @@ def export_onnx(
         content = graph.to_bytes()
         partial_file.write(partial, content, path)
         os.replace(partial, path)
-    return ExportReport(
-        path=str(path),
-        activations=activations,
-        containers=CONTAINERS,
-        file_bytes=len(content),
-        float32_bytes=export_report.float32_bytes(fixed),
-        verification=found["verification"],
-        trained=found.get("trained", found["verification"]),
-        reference_kernels=None,
-        mismatch_allowed=allow_mismatch,
-        layers=tuple(
+    return ExportReport.of(
+        path,
+        fixed,
+        activations,
+        CONTAINERS,
+        content=content,
+        found=found,
+        layers=[
             _read_layer(graph, path, layer, stored, marks)
             for path, layer in layers.items()
-        ),
+        ],
+        mismatch_allowed=allow_mismatch,
     )
 
 
@@ -184,34 +182,20 @@ def _convert(fixed, activations, marks):
 
 def _read_layer(graph, path, layer, stored, marks) -> LayerReport:
     """Describes a layer by what the file holds of it."""
-    weight_format, input_format = export_report.asked_formats(layer)
-    fmt = get_format(weight_format)
-    kernels, _ = layer.shapes(layer)
-    count = sum(math.prod(shape) for shape, _ in kernels)
+    fmt = get_format(layer.formats[0])
     own = {s.tensor: s for s in stored if s.kernel.path == path}
     types = sorted({s.container.type_name for s in own.values()})
     stored_type = "/".join(types) or export_report.MISSING
     sizes = [graph.size(tensor) for tensor in own]
+    least = export_report.count_weights(layer) * fmt.bits
     why = ""
-    if not kernels:
-        why = "a product of activations has no weights"
-    elif not own:
-        why = "The converter left no constant that equals this kernel."
-    elif "FLOAT" in types and fmt.name != "fp32":
+    if "FLOAT" in types and fmt.name != "fp32":
         why = "No smaller ONNX type holds every value of these weights."
-    elif 8 * sum(sizes) > count * fmt.bits + 8 * len(sizes):
+    elif 8 * sum(sizes) > least + 8 * len(sizes):
         why = (
             f"ONNX has no type of {fmt.bits} bits that holds the format: the "
             f"codes stand in {stored_type}."
         )
-    return LayerReport(
-        path=path,
-        kind=type(layer).__name__,
-        weight_format=fmt.name,
-        input_format=input_format,
-        stored_type=stored_type,
-        stored_input=marks.description(path),
-        weight_bytes=sum(sizes),
-        theoretical_bytes=math.ceil(count * fmt.bits / 8),
-        why=why,
+    return LayerReport.of(
+        path, layer, stored_type, marks.description(path), sum(sizes), why
     )

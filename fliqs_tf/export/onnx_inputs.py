@@ -18,7 +18,6 @@ Other formats have no type in ONNX.
 import dataclasses
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -120,12 +119,6 @@ class Marks:
                 f"layer {path!r}. Export with `activations='float'`, or search "
                 "formats that ONNX has."
             )
-        if isinstance(layer, keras.layers.RNN):
-            raise ValueError(
-                "ONNX has no operators for recurrent layers with rounded "
-                f"states. Received: {type(layer).__name__} {path!r} with "
-                f"inputs in {fmt.name!r}. Export with `activations='float'`."
-            )
         is_dynamic = quantizer.range == "dynamic"
         if is_dynamic and fmt.is_integer and quantizer.signedness != _SYMMETRIC:
             raise ValueError(
@@ -174,7 +167,7 @@ class Marks:
             raise ValueError(
                 "Inputs can be rounded outside of loops only. Received: layers "
                 f"{sorted(set(missing.values()))} that became loops in ONNX. "
-                "Build recurrent layers with `unroll=True`, or export with "
+                "Call them outside of loops, or export with "
                 "`activations='float'`."
             )
 
@@ -202,6 +195,11 @@ class Mark:
         slope = _FIRST_SLOPE + len(self._grids)
         self._grids.append(grid)
         return tf.nn.leaky_relu(inputs, slope), tf.constant(1.0)
+
+    def __call__(self, inputs, training, weights):
+        """Returns the marked inputs."""
+        marked, _ = self.codes(inputs, training, weights)
+        return marked
 
 
 def _grid_of(path, quantizer, weights) -> Grid:

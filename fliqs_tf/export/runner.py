@@ -22,7 +22,8 @@ class Runner:
         keeps_tensors: Whether `tensor` can be called.
 
     Raises:
-        RuntimeError: If the kernels lack an operator of the file.
+        RuntimeError: If the kernels lack an operator of the file, or (when it
+            is called) cannot compute it.
     """
 
     def __init__(
@@ -31,19 +32,17 @@ class Runner:
         kernels: str = "default",
         keeps_tensors: bool = False,
     ):
-        self._interpreter = Interpreter(
-            model_content=content,
-            experimental_op_resolver_type=KERNELS[kernels],
-            experimental_preserve_all_tensors=keeps_tensors,
-        )
+        self._kernels = kernels
         try:
+            self._interpreter = Interpreter(
+                model_content=content,
+                experimental_op_resolver_type=KERNELS[kernels],
+                experimental_preserve_all_tensors=keeps_tensors,
+            )
             self._interpreter.allocate_tensors()
-        except RuntimeError as error:
-            raise RuntimeError(
-                "LiteRT must be able to prepare the file. Received: "
-                f"{error} (kernels={kernels!r}). Export with another "
-                '`activations` mode; "float" asks least of the runtime.'
-            ) from error
+        # Of operators it does not know, and of those it cannot prepare.
+        except (ValueError, RuntimeError) as error:
+            raise self._refusal("prepare", error) from error
         self._quantization = {
             details["index"]: details["quantization"]
             for details in self._interpreter.get_tensor_details()
@@ -52,12 +51,12 @@ class Runner:
     def __call__(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         try:
             return self._invoke(arrays)
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError) as error:
             # Some operators fix the batch at conversion: one by one, then.
             if len(arrays[0]) == 1:
-                raise
+                raise self._refusal("run", error) from error
         single = [
-            self._invoke([array[i : i + 1] for array in arrays])
+            self([array[i : i + 1] for array in arrays])
             for i in range(len(arrays[0]))
         ]
         return [np.concatenate(parts) for parts in zip(*single, strict=True)]
@@ -69,6 +68,15 @@ class Runner:
         if scale:
             return (value.astype(np.float32) - zero) * np.float32(scale)
         return value
+
+    def _refusal(self, verb, error) -> RuntimeError:
+        # LiteRT's messages have several lines.
+        message = " ".join(str(error).split())
+        return RuntimeError(
+            f"LiteRT must be able to {verb} the file. Received: {message} "
+            f"(kernels={self._kernels!r}). Export with another `activations` "
+            'mode; "float" asks least of the runtime.'
+        )
 
     def _invoke(self, arrays):
         run = self._interpreter

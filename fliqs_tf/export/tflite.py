@@ -15,6 +15,7 @@ from fliqs_tf.export import partial_file
 from fliqs_tf.export import trace
 from fliqs_tf.export import twin
 from fliqs_tf.export import verify
+from fliqs_tf.export import weights
 from fliqs_tf.export.agreement import Agreement
 from fliqs_tf.export.containers import CONTAINERS
 from fliqs_tf.export.export_report import ExportReport
@@ -95,6 +96,7 @@ def export_tflite(
         containers: `"small"`: the fewest bytes, decoded at every call where
             LiteRT has no such type. `"fast"`: the types that the optimised
             float kernels read, INT8, FLOAT16 and FLOAT32; just as exact.
+            `"float32"`: plain values, for tools that quantize themselves.
         reference_kernels: Whether the file is to be run in the reference
             kernels too, with the same tolerance. A file with operators that
             they lack is reported, not refused.
@@ -162,22 +164,26 @@ def export_tflite(
         written = partial.read_bytes()
         _check_same(written, content, samples[0])
         graph = Graph(written)
-        report = ExportReport(
-            path=str(path),
-            activations=activations,
-            containers=containers,
-            file_bytes=len(written),
-            float32_bytes=export_report.float32_bytes(fixed),
-            verification=found["verification"],
-            trained=found.get("trained", found["verification"]),
-            reference_kernels=plain,
-            mismatch_allowed=allow_mismatch,
-            layers=tuple(
+        report = ExportReport.of(
+            path,
+            fixed,
+            activations,
+            containers,
+            content=written,
+            found=found,
+            layers=[
                 export_report.read_layer(
-                    graph, name, layer, activations, containers
+                    graph,
+                    name,
+                    layer,
+                    weights.stored_tensors(graph, name),
+                    activations,
+                    containers,
                 )
                 for name, layer in twin.fixed_layers(fixed).items()
-            ),
+            ],
+            mismatch_allowed=allow_mismatch,
+            reference_kernels=plain,
         )
         os.replace(partial, path)
     return report

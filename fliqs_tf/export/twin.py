@@ -4,6 +4,7 @@ A twin has the layers, names and weights of the fixed model, in float32, except
 for what is named below. The fixed model itself is never changed.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -138,10 +139,18 @@ def marked_twin(
         _make_constant(sources[path], layer)
         if is_rounded:
             layer.input_quantizer = input_quantizer(path, layer, left)
+            if isinstance(layer, keras.layers.RNN):
+                state = sources[path]._state_quantizer
+                layer._round_state = functools.partial(
+                    input_quantizer(path, layer, state),
+                    training=False,
+                    weights=_state_range(sources[path]),
+                )
         # Products of activations have one for either side.
         if right is not None and right.formats != ("fp32",):
             right = input_quantizer(path, layer, right)
             layer.kernel_quantizers = {"right": right}
+    _unroll(twin)
     return twin
 
 
@@ -269,10 +278,17 @@ def _grid(layer, name) -> rounding.Grid | None:
     if name == "state":
         if not layer._is_bounded:
             return None
-        one = np.ones((), np.float32)
-        state = {**state, "range": one, "updates": one}
+        state = _state_range(layer)
         return _running_grid(layer, layer._state_quantizer, state)
     return _running_grid(layer, quantizer, state)
+
+
+def _state_range(layer) -> dict[str, Any]:
+    """What the quantizer of a recurrent layer's state is called with."""
+    if not layer._is_bounded:
+        return layer._input_states["state"]
+    one = np.ones((), np.float32)
+    return {**layer._input_states["state"], "range": one, "updates": one}
 
 
 def _running_grid(layer, quantizer, state) -> rounding.Grid | None:

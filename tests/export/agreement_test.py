@@ -81,6 +81,10 @@ class RmsTest(absltest.TestCase):
         self.assertEqual(result.reference_accuracy, 1.0)
         self.assertEqual(result.accuracy_drop, 0.25)
         self.assertFalse(result.passed)
+        # A sample that no replay was made of, though any error is allowed.
+        self.assertEqual(result.deviating_samples, 1)
+        self.assertEqual(result.replayed_samples, 0)
+        self.assertNotIn("between two codes", str(result))
         self.assertTrue(_compare(outputs, other, bounds, [0, 0, 1, 1]).passed)
         self.assertTrue(_compare(other, outputs, bounds).passed)
 

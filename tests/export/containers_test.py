@@ -125,6 +125,16 @@ class StoredTest(parameterized.TestCase):
         ]
         self.assertEqual(sizes, sorted(sizes))
 
+    @parameterized.parameters("int4", "e4m3", "fp16")
+    def test_plain_values(self, fmt):
+        graph = self._export(fmt, containers="float32")
+        for path in ("stem", "depthwise", "pointwise", "down", "logits"):
+            (tensor,) = weights.stored_tensors(graph, path)
+            self.assertEqual(type_name(graph.tensors[tensor].type), "FLOAT32")
+            # Nothing stands between them and their operator.
+            operator = weights.reader(graph, tensor)
+            self.assertIn(tensor, operator.inputs)
+
     def _export(self, fmt, model=None, containers="small"):
         path = self.create_tempfile().full_path
         model = model or small_models.fixed(small_models.residual(), fmt)

@@ -2,6 +2,7 @@ import json
 import os
 import tempfile
 
+import keras
 import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,6 +10,7 @@ from absl.testing import parameterized
 from fliqs_tf.export import export_report
 from fliqs_tf.export import export_tflite
 from fliqs_tf.export import twin
+from fliqs_tf.export import weights
 from fliqs_tf.export.graph import Graph
 from tests.export import small_models
 
@@ -68,6 +70,10 @@ class ExportReportTest(parameterized.TestCase):
         rows = {layer.path: layer for layer in report.layers}
         self.assertRegex(rows["stem"].why, "fast kernels.*INT8 is the smallest")
         self.assertRegex(rows["down"].why, "FLOAT16 is the smallest")
+        report = export_tflite(self.model, path, containers="float32")
+        why = {layer.path: layer.why for layer in report.layers}
+        self.assertRegex(why["stem"], "asked for plain values")
+        self.assertEqual(why["logits"], "")
 
     def test_inputs(self):
         stored = [layer.stored_input for layer in self.report.layers]
@@ -101,9 +107,23 @@ class ExportReportTest(parameterized.TestCase):
             graph = Graph(file.read())
         graph.rename(graph.find("stem/kernel"), "gone")
         (path, layer), *_ = twin.fixed_layers(self.model).items()
-        row = export_report.read_layer(graph, path, layer, "float")
+        tensors = weights.stored_tensors(graph, path)
+        row = export_report.read_layer(graph, path, layer, tensors, "float")
         self.assertEqual((row.stored_type, row.weight_bytes), ("none", 0))
         self.assertRegex(row.why, "no constant")
+
+    def test_missing_kernel_of_several_is_seen(self):
+        """The recurrent one, of which each product takes a slice."""
+        inputs = keras.Input((3, 8))
+        layer = keras.layers.GRU(4, reset_after=False)
+        model = keras.Model(inputs, layer(inputs))
+        data = np.ones((2, 3, 8), "float32")
+        model = small_models.fixed(model, "int8", data)
+        path = self.create_tempfile().full_path
+        (row,) = export_tflite(model, path, verify_data=data).layers
+        self.assertEqual(row.weight_bytes, 8 * 12)
+        self.assertEqual(row.theoretical_bytes, (8 + 4) * 12)
+        self.assertRegex(row.why, "no constant that equals one of the kernels")
 
     def test_bytes_are_read_from_the_file(self):
         with open(self.path, "rb") as file:
@@ -111,7 +131,9 @@ class ExportReportTest(parameterized.TestCase):
         tensor = graph.find("depthwise/kernel")
         graph.set_constant(tensor, np.zeros(36, np.uint8))
         layer = twin.fixed_layers(self.model)["depthwise"]
-        row = export_report.read_layer(graph, "depthwise", layer, "float")
+        row = export_report.read_layer(
+            graph, "depthwise", layer, [tensor], "float"
+        )
         self.assertEqual(row.weight_bytes, 36)
 
 

@@ -265,14 +265,24 @@ _LAYERS = {
         lambda: keras.layers.EinsumDense("abc,cde->abde", (None, 2, 5)),
         _SEQUENCE,
     ),
+    "gru": (lambda: keras.layers.GRU(5), _SEQUENCE),
+    # Its state is not bounded: each step has a range of its own.
+    "gru_unbounded": (
+        lambda: keras.layers.GRU(5, activation="relu"),
+        _SEQUENCE,
+    ),
     "lstm": (lambda: keras.layers.LSTM(5), _SEQUENCE),
+    "lstm_of_all_steps": (
+        lambda: keras.layers.LSTM(5, return_sequences=True),
+        _SEQUENCE,
+    ),
+    "rnn": (lambda: keras.layers.SimpleRNN(5), _SEQUENCE),
     "separable": (lambda: keras.layers.SeparableConv2D(6, 3), _IMAGE),
     "time_distributed": (
         lambda: keras.layers.TimeDistributed(keras.layers.Dense(5)),
         _SEQUENCE,
     ),
 }
-_RECURRENT = ("bidirectional", "lstm")
 
 
 class LayerKindsTest(_OnnxTestCase):
@@ -285,17 +295,29 @@ class LayerKindsTest(_OnnxTestCase):
             self.assertEqual(row.stored_type, "INT4")
             self.assertEqual(row.weight_bytes, row.theoretical_bytes)
 
-    @parameterized.parameters(*sorted(set(_LAYERS) - set(_RECURRENT)))
+    @parameterized.parameters(*_LAYERS)
     def test_rounded_inputs(self, kind):
         layer, shape = _LAYERS[kind]
         report = self._export(layer(), shape, "fake_quant")
         self.assertLess(report.max_relative_error, _EXACT)
 
-    @parameterized.parameters(*_RECURRENT)
-    def test_rounded_states_are_refused(self, kind):
-        layer, shape = _LAYERS[kind]
-        with self.assertRaisesRegex(ValueError, "(LSTM|GRU) '.*activations="):
-            self._export(layer(), shape, "fake_quant")
+    @parameterized.parameters("int8", "e4m3fn")
+    def test_states_are_rounded_at_each_step(self, fmt):
+        report = self._export(
+            keras.layers.LSTM(5), _SEQUENCE, "fake_quant", fmt
+        )
+        self.assertLess(report.max_relative_error, _EXACT)
+        kinds = [node.op_type for node in self.graph().nodes]
+        # The sequence as a whole, and the state of each of 6 steps.
+        self.assertEqual(kinds.count("QuantizeLinear"), 1 + 6)
+        self.assertNotIn("Loop", kinds)
+
+    def test_open_number_of_steps(self):
+        with self.assertRaisesRegex(
+            ValueError, "fixed number of steps.*LSTM 'memory'"
+        ):
+            memory = keras.layers.LSTM(5, name="memory")
+            self._export(memory, (None, 8), "fake_quant")
         self.assertEmpty(os.listdir(self.folder))
 
     @parameterized.parameters("float", "fake_quant")
@@ -330,12 +352,14 @@ class LayerKindsTest(_OnnxTestCase):
         rounded = 8 if activations == "fake_quant" else 0
         self.assertEqual(kinds.count("QuantizeLinear"), rounded)
 
-    def _export(self, layer, shape, activations):
+    def _export(self, layer, shape, activations, fmt="int4"):
         inputs = keras.Input(shape)
         model = keras.Model(inputs, layer(inputs))
         random = np.random.default_rng(0)
-        data = random.standard_normal((20, *shape)).astype("float32")
-        model = small_models.fixed(model, "int4", data)
+        # A size that the model leaves open is 6.
+        sizes = [size or 6 for size in shape]
+        data = random.standard_normal((20, *sizes)).astype("float32")
+        model = small_models.fixed(model, fmt, data)
         # The range of one batch is a ratio of codes, at which values lie on
         # the boundary between two codes; that of several batches is not.
         model(1.137 * data, training=True)
