@@ -54,8 +54,9 @@ class Controller(keras.layers.Layer):
             the end of `activation_delay` on, and needs `cost_samples` above 1.
         prior: What is known of the qualities of the options before the run,
             in the unit of the quality, `(decisions, options)`, for example
-            minus the sensitivities of a post-training search; `None` for
-            nothing. A critic starts from it.
+            minus the sensitivities of a post-training search
+            (`fliqs_tf.baselines.sensitivities`); `None` for nothing. A critic
+            starts from it.
         prior_weight: The policy starts at `logits = prior_weight * prior`,
             instead of uniform: options that are known to break the model are
             seldom sampled.
@@ -136,20 +137,20 @@ class Controller(keras.layers.Layer):
         if self.critic is not None:
             self.critic.prepare(policy)
         if self.prior is not None:
-            self._start(policy)
+            self._start(policy, self.prior)
         self.optimizer.build([policy.logits])
         self.built = True
 
-    def _start(self, policy):
+    def _start(self, policy, prior):
         shape = tuple(policy.logits.shape)
-        if self.prior.shape != shape or not np.all(np.isfinite(self.prior)):
+        if prior.shape != shape or not np.all(np.isfinite(prior)):
             raise ValueError(
                 "`prior` must have a finite number for each option of each "
-                f"decision, shape {shape}. Received: shape {self.prior.shape}."
+                f"decision, shape {shape}. Received: shape {prior.shape}."
             )
-        policy.logits.assign(self.prior_weight * self.prior)
+        policy.logits.assign(self.prior_weight * prior)
         if self.critic is not None:
-            self.critic.start(self.prior)
+            self.critic.start(prior)
 
     def entropy_weight_at(self, progress):
         """Weight `w` of the entropy penalty at a fraction of the run."""
