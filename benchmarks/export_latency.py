@@ -284,10 +284,11 @@ def _page(rows):
         "tokens for `embedding_attention_lstm`), x86-64, one thread. *Over",
         "theory*: bytes beyond weights in their stored types, LiteRT's scales",
         "and zero points a channel, and the rest in float32; *in aim*: at most",
-        "3% and 20 KiB of them. *Of float32*, of time: the median, over rounds",
-        "in which both files ran one after the other, of the ratio of their",
-        "times, and its quartiles; time of the thread on the processor, so",
-        "that other programs on the machine matter little.",
+        "3% and 20 KiB of them. A negative number: equal arrays, such as zero",
+        "points, are written once. *Of float32*, of time: the median, over",
+        "rounds in which both files ran one after the other, of the ratio of",
+        "their times, and its quartiles; time of the thread on the processor,",
+        "so that other programs on the machine matter little.",
         "*Error*: the largest relative one in `float` and `fake_quant`, the",
         "RMS in the modes with integer arithmetic, against what the file is to",
         "compute; *to trained*: the RMS against the model as trained.",
@@ -307,9 +308,6 @@ def _page(rows):
         "loops take no open batch: its 32 steps are operators that take room,",
         "in the float32 file too.",
         "",
-        "A dash: a row of an earlier version, whose times and theory were not",
-        "reliable and whose files were larger; to be measured again.",
-        "",
         "| network | size | space | mode | KiB | of float32 | over theory |"
         " in aim | ms | of float32 | error | noise | passed | argmax |"
         " to trained |",
@@ -325,20 +323,15 @@ def _page(rows):
         is_exact = row["activations"] in ("float", "fake_quant")
         error = row["max_relative_error" if is_exact else "rms_error"]
         noise = row.get("noise_rms_error")
-        over, aim, milliseconds, times = "-", "-", "-", "-"
-        if "time_ratio" in row:
-            over = (row["file_bytes"] - row["theoretical_bytes"]) / 1024
-            over, aim = f"{over:+.0f} KiB", "yes" if row["within_aim"] else "no"
-            milliseconds = f"{row['milliseconds']:.2f}"
-            low, high = row["time_ratio_quartiles"]
-            times = f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f})"
+        over = (row["file_bytes"] - row["theoretical_bytes"]) / 1024
+        low, high = row["time_ratio_quartiles"]
         cells = (
             f"{row['file_bytes'] / 1024:.0f}",
             f"{row['file_bytes'] / row['float32_bytes']:.3f}",
-            over,
-            aim,
-            milliseconds,
-            times,
+            f"{over:+.0f} KiB",
+            "yes" if row["within_aim"] else "no",
+            f"{row['milliseconds']:.2f}",
+            f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f})",
             f"{error:.1e}",
             "" if noise is None else f"{noise:.1e}",
             "yes" if row["passed"] else "no",
