@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # xdist workers; each limits TensorFlow to its share (tests/conftest.py).
 WORKERS ?= 2
+# Of benchmarks/; the others write results of minutes to hours, and say how.
+BENCHMARKS ?= conversion fake_quant input_pipeline search_step
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -44,9 +46,9 @@ lint: $(STAMP)  ## Style and import order (ruff).
 types: $(STAMP)  ## Static types (mypy).
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## Run every script of benchmarks/, one after another.
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
-	    echo "$$script"; $(BIN)/python $$script; done
+bench: $(STAMP)  ## Measure the speed of steps, kernel, conversion and input.
+	@set -e; for name in $(BENCHMARKS); do \
+	    echo "$$name"; $(BIN)/python benchmarks/$$name.py; done
 
 clean:  ## Remove what tools wrote; the environment too.
 	rm -rf $(VENV) out dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
