@@ -12,6 +12,7 @@ _DPI = 120
 _FLOAT_HATCH = "//"
 # From this ratio of costs on, an axis of costs is logarithmic.
 _LOGARITHMIC = 8.0
+_MARKERS = "os^v"
 
 
 def layer_formats(rows: Sequence[Mapping], path: str | os.PathLike) -> None:
@@ -209,7 +210,8 @@ def pareto(
             quality,
             quality_std,
             cost_std,
-            fmt="o-",
+            # Ten colours; then they come again with another marker.
+            fmt=f"{_MARKERS[index // 10 % len(_MARKERS)]}-",
             capsize=3,
             label=method,
             color=f"C{index}",
