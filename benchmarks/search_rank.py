@@ -34,7 +34,7 @@ SEEDS = flags.DEFINE_integer("seeds", 3, "Searches of each kind.")
 
 _SPACE = tuple(f"int{bits}" for bits in range(2, 9))
 _CONTROLLERS = {
-    "the paper's": {"baseline_momentum": 0.99},
+    "one sample a step": {"baseline_momentum": 0.99},
     "64 samples of the cost": {"cost_samples": 64, "entropy_weight": 0.1},
     "credit a decision": {
         "cost_samples": 64,
