@@ -151,6 +151,12 @@ class PostTrainingTest(absltest.TestCase):
         self.assertGreater(fine[0], 0.01)
         self.assertLess(fine[1], 0.01 * fine[0])
 
+    def test_sensitivity_is_that_of_the_grids_of_the_run(self):
+        # Inputs are +-1: exact on a symmetric grid, cut off on an unsigned one.
+        task, _ = planted.planted_task(input_signedness="unsigned")
+        robust, _ = ptq.sensitivities(task.model, task.data, task.choice())
+        self.assertGreater(robust.min(), 0.01)
+
     def test_labels_are_not_looked_at(self):
         task, _ = planted.planted_task()
         unlabelled = task.data.map(lambda x, y: x)
