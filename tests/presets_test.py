@@ -18,7 +18,8 @@ _PRESETS = sorted((_ROOT / "flags" / "presets").glob("*.flags"))
 # Settings to be included by other presets: no run of their own.
 _INCLUDED = ("fliqs",)
 
-# Flags are read in a process of their own: they are global.
+# Flags are read in a process of their own: they are global. Some presets want a
+# trained model, which their users give.
 _READ = """
 import json
 import sys
@@ -28,7 +29,8 @@ from fliqs_tf.flags import search_flags
 from fliqs_tf.flags import study_flags
 for path in sys.argv[1:]:
     with flagsaver.flagsaver():
-        flags.FLAGS(["program", "--run_dir=unnamed", "--flagfile=" + path])
+        given = ["--run_dir=unnamed", "--model_file=trained.h5"]
+        flags.FLAGS(["program", *given, "--flagfile=" + path])
         config = search_flags.search_config_from_flags()
         print(json.dumps(config.to_dict()))
 """
