@@ -20,9 +20,9 @@ from absl import flags
 from matplotlib import pyplot
 
 import fliqs_tf as fliqs
-from fliqs_tf import baselines
 from fliqs_tf.baselines import ptq
 from fliqs_tf.baselines import random_choice
+from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.files import read_json
 from fliqs_tf.files import write_json
 
@@ -59,7 +59,7 @@ class _Trainer:
             "residual_small", input_shape=(8, 8, 1), classes=10
         )
         cost = fliqs.costs.get("bitops")
-        self.choice = baselines.Choice(
+        self.choice = Choice(
             self.plain,
             _SPACE,
             cost,
@@ -116,7 +116,7 @@ class _Trainer:
         model = keras.models.clone_model(self.plain)
         self._compile(model)
         model.fit(self.train, epochs=EPOCHS.value, verbose=0)
-        table = ptq.sensitivities(model, self.train, self.choice)
+        table = ptq.sensitivities(model, self.train, _SPACE)
         return ptq.best_sample(self.choice, table)
 
 

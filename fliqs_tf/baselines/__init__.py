@@ -12,7 +12,6 @@ from fliqs_tf.baselines import manual
 from fliqs_tf.baselines import ptq
 from fliqs_tf.baselines import random_choice
 from fliqs_tf.baselines import uniform
-from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.baselines.ptq import sensitivities
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
@@ -31,7 +30,6 @@ NAMES = (*_METHODS, f"{UNIFORM}<format>")
 
 __all__ = [
     "NAMES",
-    "Choice",
     "Result",
     "Task",
     "get",

@@ -44,8 +44,6 @@ class Choice:
             input_range=input_range,
             input_signedness=input_signedness,
         )
-        self.input_range = input_range
-        self.input_signedness = input_signedness
         layers = {
             path: layer
             for path, layer in walk(self.model)

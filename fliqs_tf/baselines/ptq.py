@@ -10,6 +10,8 @@ of the model's output with one layer quantized, `q`, from the float model's,
 `p`: it needs no labels, and has no gradient or Hessian to estimate.
 """
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -48,7 +50,9 @@ def run(task: Task) -> Result:
         sensitivities(
             model,
             task.data,
-            choice,
+            task.space,
+            task.input_range,
+            task.input_signedness,
             is_logits=getattr(task.loss, "from_logits", True),
         ),
     )
@@ -69,7 +73,9 @@ def best_sample(choice: Choice, sensitivity: np.ndarray) -> np.ndarray:
 def sensitivities(
     model: keras.Model,
     data: tf.data.Dataset,
-    choice: Choice,
+    space: Sequence[str],
+    input_range: str = "ema",
+    input_signedness: str = "symmetric",
     is_logits: bool = True,
 ) -> np.ndarray:
     """What each format of each layer, alone, does to a model's output.
@@ -78,19 +84,21 @@ def sensitivities(
         model: Trained plain model.
         data: Batches `x` or `(x, ...)`, of which the first four are looked at,
             without their labels.
-        choice: The decisions, and how they round inputs.
+        space: Formats of every layer.
+        input_range: See `to_searchable`.
+        input_signedness: See there.
         is_logits: Whether the outputs are logits, or else probabilities.
 
     Returns:
-        Mean divergence, float64 `(decisions, options)`.
+        Mean divergence, float64 `(decisions, options)`, a decision a layer.
     """
     probe = Choice(
         model,
-        (*choice.options, *({_FLOAT} - set(choice.options))),
+        (*space, *({_FLOAT} - set(space))),
         costs.get("bitops"),
         None,
-        choice.input_range,
-        choice.input_signedness,
+        input_range,
+        input_signedness,
     )
     untouched = probe.options.index(_FLOAT)
 
@@ -108,7 +116,7 @@ def sensitivities(
     sample = np.full(len(probe.decisions), untouched)
     probe.set(sample)
     references = [log_probabilities(x) for x in batches]
-    result = np.zeros((len(choice.decisions), len(choice.options)))
+    result = np.zeros((len(probe.decisions), len(space)))
     for decision, option in np.ndindex(*result.shape):
         changed = sample.copy()
         changed[decision] = option

@@ -171,16 +171,13 @@ def _search(config):
 def _prior(run):
     """What a post-training search knows of the options' qualities."""
     config = run.config
-    choice = baselines.Choice(
+    return -baselines.sensitivities(
         run.model,
+        run.train_data(),
         get_space(config.space),
-        costs.get(config.cost),
-        None,
         config.input_range,
         config.input_signedness,
-    )
-    return -baselines.sensitivities(
-        run.model, run.train_data(), choice, run.loss.from_logits
+        is_logits=run.loss.from_logits,
     )
 
 

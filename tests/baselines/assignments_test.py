@@ -145,7 +145,7 @@ class PostTrainingTest(absltest.TestCase):
 
     def test_sensitivity_is_that_of_the_planted_layer(self):
         task, _ = planted.planted_task()
-        robust, fine = ptq.sensitivities(task.model, task.data, task.choice())
+        robust, fine = ptq.sensitivities(task.model, task.data, task.space)
         # Exact in all formats, up to float32.
         np.testing.assert_allclose(robust, 0.0, atol=1e-6)
         self.assertGreater(fine[0], 0.01)
@@ -154,15 +154,20 @@ class PostTrainingTest(absltest.TestCase):
     def test_sensitivity_is_that_of_the_grids_of_the_run(self):
         # Inputs are +-1: exact on a symmetric grid, cut off on an unsigned one.
         task, _ = planted.planted_task(input_signedness="unsigned")
-        robust, _ = ptq.sensitivities(task.model, task.data, task.choice())
+        robust, _ = ptq.sensitivities(
+            task.model,
+            task.data,
+            task.space,
+            input_signedness=task.input_signedness,
+        )
         self.assertGreater(robust.min(), 0.01)
 
     def test_labels_are_not_looked_at(self):
         task, _ = planted.planted_task()
         unlabelled = task.data.map(lambda x, y: x)
         np.testing.assert_array_equal(
-            ptq.sensitivities(task.model, task.data, task.choice()),
-            ptq.sensitivities(task.model, unlabelled, task.choice()),
+            ptq.sensitivities(task.model, task.data, task.space),
+            ptq.sensitivities(task.model, unlabelled, task.space),
         )
 
     def test_trained_model_without_epochs_is_not_trained(self):
