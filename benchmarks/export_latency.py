@@ -47,7 +47,7 @@ _VOCABULARY = 500
 _SPACES = {
     "int_l": fliqs.SPACES["int_l"],
     "fp_l": fliqs.SPACES["fp_l"],
-    "both": (*fliqs.SPACES["int_l"], *fliqs.SPACES["fp_l"]),
+    "both": fliqs.SPACES["mixed_l"],
 }
 _CASES = (
     ("int_l", "float", "small"),

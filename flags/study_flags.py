@@ -29,8 +29,8 @@ SEEDS = flags.DEFINE_list(
 VARIANTS = flags.DEFINE_multi_string(
     "variant",
     [],
-    "Other settings of the controller to run fliqs under, as a row of its own: "
-    "name:flag=value,flag=value. May be given several times.",
+    "Another space or other settings of the search to run fliqs under, as a "
+    "row of its own: name:flag=value,flag=value. May be given several times.",
 )
 WORKERS = flags.DEFINE_integer(
     "workers", 1, "Runs at a time, each in its own process.", lower_bound=1

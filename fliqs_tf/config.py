@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fliqs_tf.space import get_space
+
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 SCHEDULES = ("cosine", "exponential", "step", "constant")
 # Of the exported file, see `fliqs.export_tflite`.
@@ -12,7 +14,8 @@ ACTIVATIONS = ("fake_quant", "float", "int8", "int16", "dynamic")
 # Where a run is, not what it is.
 PLACES = ("run_dir", "data_dir")
 # What only the method "fliqs" reads.
-CONTROLLER = (
+_SEARCH = (
+    "input_formats",
     "reward",
     "beta",
     "quality",
@@ -26,6 +29,8 @@ CONTROLLER = (
     "credit",
     "prior_weight",
 )
+# What a study may vary for this method alone.
+VARIABLE = ("space", *_SEARCH)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,7 +244,7 @@ class SearchConfig(TrainConfig):
         prior_weight: Of minus the sensitivities (nat) that a post-training
             search finds in the model of `model_file`, as the prior there; 0
             for none.
-        variant: What a study calls these settings of the controller, where it
+        variant: What a study calls these settings of the search, where it
             compares several; it changes nothing else.
     """
 
@@ -265,6 +270,8 @@ class SearchConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        # Before a study has begun: names in a variant, too.
+        get_space(self.space)
         if self.prior_weight and (
             self.model_file is None or self.input_formats != "tied"
         ):
@@ -276,20 +283,20 @@ class SearchConfig(TrainConfig):
             )
 
     def override(self, settings: Mapping[str, str]) -> "SearchConfig":
-        """The same run with other settings of the controller.
+        """The same run with other settings of the search.
 
         Args:
-            settings: Name, one of `CONTROLLER` -> value, as a flag has it.
+            settings: Name, one of `VARIABLE` -> value, as a flag has it.
 
         Raises:
             ValueError: If there is no such setting, or the value is no number.
         """
         values: dict[str, Any] = {}
         for name, text in settings.items():
-            if name not in CONTROLLER:
+            if name not in VARIABLE:
                 raise ValueError(
-                    "A setting of the controller must be one of "
-                    f"{', '.join(CONTROLLER)}. Received: {name}={text}."
+                    "A setting of the search must be one of "
+                    f"{', '.join(VARIABLE)}. Received: {name}={text}."
                 )
             kind = type(getattr(self, name))
             try:
@@ -307,7 +314,7 @@ class SearchConfig(TrainConfig):
             f.name: f.default for f in dataclasses.fields(self)
         }
         return dataclasses.replace(
-            self, **{name: defaults[name] for name in CONTROLLER}
+            self, **{name: defaults[name] for name in _SEARCH}
         )
 
 

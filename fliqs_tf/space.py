@@ -12,7 +12,7 @@ from fliqs_tf.formats import get_format
 
 # FLIQS-S and FLIQS-L. The paper's list of 16 floats is not published: these
 # are all ExMy of 4 to 8 bits but the E1My, whose grids are the integers' own.
-SPACES: dict[str, tuple[str, ...]] = {
+_KINDS: dict[str, tuple[str, ...]] = {
     "int_s": ("int4", "int8"),
     "int_l": ("int4", "int5", "int6", "int7", "int8"),
     "fp_s": ("e2m1", "e4m3"),
@@ -23,6 +23,12 @@ SPACES: dict[str, tuple[str, ...]] = {
         *("e2m4", "e3m3", "e4m2", "e5m1"),
         *("e2m5", "e3m4", "e4m3", "e5m2"),
     ),
+}
+# And both kinds at once, which the paper does not search.
+SPACES = {
+    **_KINDS,
+    "mixed_s": (*_KINDS["int_s"], *_KINDS["fp_s"]),
+    "mixed_l": (*_KINDS["int_l"], *_KINDS["fp_l"]),
 }
 
 

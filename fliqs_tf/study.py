@@ -48,7 +48,7 @@ class Study:
         methods: Names of methods, see `SearchConfig`.
         targets: Cost targets. A method that takes none runs once a seed.
         seeds: Seeds.
-        variants: Name -> settings of the controller (see
+        variants: Name -> settings of the search (see
             `SearchConfig.override`) under which the method `"fliqs"` runs,
             each a row of its own, besides the settings of `base`.
 
@@ -77,7 +77,7 @@ class Study:
             for method in methods:
                 searches = method == "fliqs"
                 bounded = searches or baselines.is_bounded(method)
-                # Other methods' results stand whatever the controller does.
+                # Other methods' results stand whatever the search does.
                 settings = [base if searches else base.without_controller()]
                 if searches:
                     settings += [

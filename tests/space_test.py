@@ -22,6 +22,10 @@ class SpaceTest(parameterized.TestCase):
             [sum(f.bits == b for f in found) for b in (4, 5, 6, 7, 8)],
             [2, 3, 3, 4, 4],
         )
+        self.assertEqual(
+            space.SPACES["mixed_s"], ("int4", "int8", "e2m1", "e4m3")
+        )
+        self.assertLen(set(space.SPACES["mixed_l"]), 21)
 
     @parameterized.parameters(
         ("int_s", ("int4", "int8")),

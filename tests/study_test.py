@@ -92,9 +92,24 @@ class StudyTest(parameterized.TestCase):
             ["fliqs", "fliqs (early)", "manual"],
         )
 
+    def test_spaces_are_rows_of_fliqs_alone(self):
+        study = studies.Study(
+            dataclasses.replace(self.base, space="int_s"),
+            ["fliqs", "manual"],
+            ["1.25xint4"],
+            [0],
+            {"floats": {"space": "fp_s", "input_formats": "apart"}},
+        )
+        own, floats, manual = study.runs
+        self.assertEqual(
+            [(run.space, run.input_formats) for run in (own, floats, manual)],
+            [("int_s", "tied"), ("fp_s", "apart"), ("int_s", "tied")],
+        )
+
     @parameterized.parameters(
-        ({"epochs": "3"}, "one of reward, beta.*Received: epochs=3"),
+        ({"epochs": "3"}, "one of space, input_formats.*Received: epochs=3"),
         ({"freeze": "soon"}, "type float.*Received: freeze=soon"),
+        ({"space": "int_xl"}, "int_xl"),
     )
     def test_bad_variants(self, settings, message):
         with self.assertRaisesRegex(ValueError, message):
