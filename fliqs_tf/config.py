@@ -30,7 +30,7 @@ _SEARCH = (
     "prior_weight",
 )
 # What a study may vary for this method alone.
-VARIABLE = ("space", *_SEARCH)
+VARIABLE = ("space", "input_range", "input_signedness", *_SEARCH)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ class StudyTest(parameterized.TestCase):
         )
 
     @parameterized.parameters(
-        ({"epochs": "3"}, "one of space, input_formats.*Received: epochs=3"),
+        ({"epochs": "3"}, "one of space, input_range.*Received: epochs=3"),
         ({"freeze": "soon"}, "type float.*Received: freeze=soon"),
         ({"space": "int_xl"}, "int_xl"),
     )
