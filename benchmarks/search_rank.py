@@ -10,11 +10,13 @@ number of random ones with a lower loss on the test images. Writes
     python benchmarks/search_rank.py --output=docs/results/search_rank
 """
 
+import functools
 import pathlib
 
 import keras
 import matplotlib
 import numpy as np
+import search_trials
 from absl import app
 from absl import flags
 from matplotlib import pyplot
@@ -33,14 +35,29 @@ COUNT = flags.DEFINE_integer("count", 200, "Random assignments.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Searches of each kind.")
 
 _SPACE = tuple(f"int{bits}" for bits in range(2, 9))
-_CONTROLLERS = {
-    "one sample a step": {"baseline_momentum": 0.99},
-    "64 samples of the cost": {"cost_samples": 64, "entropy_weight": 0.1},
-    "credit a decision": {
-        "cost_samples": 64,
-        "entropy_weight": 0.1,
-        "credit": "decision",
-    },
+_SAMPLE = {"cost_samples": 64, "entropy_weight": 0.1}
+_DECISION = {**_SAMPLE, "credit": "decision"}
+# Each update is a step of Adam: as many shorter ones.
+_SLOW = {"learning_rate": 0.02 / search_trials.PARTS}
+# Name -> what searches, and settings of its controller.
+_SEARCHES: dict[str, tuple[type, dict]] = {
+    "one sample a step": (fliqs.SearchModel, {"baseline_momentum": 0.99}),
+    "64 samples of the cost": (fliqs.SearchModel, _SAMPLE),
+    "credit a decision": (fliqs.SearchModel, _DECISION),
+    "wide formats first": (fliqs.SearchModel, {**_SAMPLE, "wide_first": 5.0}),
+    "4 parts of the batch": (search_trials.Parts, {**_SAMPLE, **_SLOW}),
+    "4 parts, credit a decision": (
+        search_trials.Parts,
+        {**_DECISION, **_SLOW},
+    ),
+    "4 samples judged": (search_trials.Judged, {**_SAMPLE, **_SLOW}),
+    "4 samples judged, credit a decision": (
+        search_trials.Judged,
+        {**_DECISION, **_SLOW},
+    ),
+    "held-out quality": (search_trials.HeldOut, _SAMPLE),
+    "held-out quality, credit a decision": (search_trials.HeldOut, _DECISION),
+    "self-distillation": (search_trials.SelfDistilled, _SAMPLE),
 }
 
 
@@ -97,27 +114,53 @@ class _Trainer:
             "accuracy": result["accuracy"],
         }
 
-    def search(self, seed, **controller):
-        """The sample that a search finds."""
+    def search(
+        self, seed, kind, learning_rate=0.02, wide_first=0.0, **keywords
+    ):
+        """The sample that a search finds, and the test scores it ends with."""
         keras.utils.set_random_seed(seed)
-        search = fliqs.SearchModel(
+        space = _SPACE
+        if kind is search_trials.SelfDistilled:
+            space = (*_SPACE, "fp32")
+            # Never drawn.
+            keywords["prior"] = np.where(np.arange(len(space)) < 7, 0.0, -30.0)
+        if wide_first:
+            keywords["prior"] = -wide_first * _errors()
+        if "prior" in keywords:
+            keywords["prior"] = np.tile(
+                keywords["prior"], (len(self.choice.decisions), 1)
+            )
+        search = kind(
             keras.models.clone_model(self.plain),
-            space=_SPACE,
+            space=space,
             cost_target=TARGET.value,
             seed=seed,
         )
-        self._compile(search, controller=fliqs.Controller(**controller))
+        controller = fliqs.Controller(
+            optimizer=keras.optimizers.Adam(learning_rate), **keywords
+        )
+        self._compile(search, controller=controller)
         search.fit(self.train, epochs=EPOCHS.value, verbose=0)
-        return keras.ops.convert_to_numpy(search.frozen_sample)
+        scores = search.evaluate(self.test, verbose=0, return_dict=True)
+        sample = keras.ops.convert_to_numpy(search.frozen_sample)
+        return sample, {name: scores[name] for name in ("loss", "accuracy")}
 
     def post_training(self, seed):
-        """The sample of a post-training search in a float model."""
+        """The sample of a post-training search in a float model, unscored."""
         keras.utils.set_random_seed(seed)
         model = keras.models.clone_model(self.plain)
         self._compile(model)
         model.fit(self.train, epochs=EPOCHS.value, verbose=0)
         table = ptq.sensitivities(model, self.train, _SPACE)
-        return ptq.best_sample(self.choice, table)
+        return ptq.best_sample(self.choice, table), None
+
+
+def _errors():
+    """Mean squared error of each format on a normal variable of variance 1."""
+    x = np.random.default_rng(0).standard_normal(4096).astype("float32")
+    return np.array(
+        [np.mean((x - fliqs.fake_quant(x, name)) ** 2) for name in _SPACE]
+    )
 
 
 def main(_):
@@ -142,17 +185,18 @@ def main(_):
     losses = np.array([entry["loss"] for entry in result["random"]])
     searches = {
         **{
-            f"search, {name}": lambda seed, c=controller: trainer.search(
-                seed, **c
+            f"search, {name}": functools.partial(
+                trainer.search, kind=kind, **controller
             )
-            for name, controller in _CONTROLLERS.items()
+            for name, (kind, controller) in _SEARCHES.items()
         },
         "post-training search": trainer.post_training,
     }
     for name, search in searches.items():
         found = result["found"].setdefault(name, [])
         for seed in range(len(found), SEEDS.value):
-            entry = trainer.score(search(seed))
+            sample, scores = search(seed)
+            entry = {**trainer.score(sample), "in_the_search": scores}
             entry["rank"] = 1 + int(np.sum(losses < entry["loss"]))
             found.append(entry)
             write_json(file, result)
@@ -162,19 +206,24 @@ def main(_):
 
 def _plot(result, losses, path):
     matplotlib.use("agg")
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    axes.hist(losses, bins=40, color="0.8", label=f"{len(losses)} random")
-    for number, (name, found) in enumerate(result["found"].items()):
-        axes.plot(
-            [entry["loss"] for entry in found],
-            [1.5 + 1.5 * number] * len(found),
-            "o",
-            label=name,
-        )
-    axes.set_xlabel("Loss on the test images, trained from scratch")
-    axes.set_ylabel("Assignments")
-    axes.set_title(f"Formats INT2 to INT8 at {result['target']}, digits")
-    axes.legend()
+    figure, (top, bottom) = pyplot.subplots(
+        *(2, 1),
+        figsize=(7, 5.5),
+        sharex=True,
+        height_ratios=(2, 3),
+        layout="constrained",
+    )
+    top.hist(losses, bins=40, color="0.8")
+    top.set_ylabel(f"{len(losses)} random\nassignments")
+    top.set_title(f"Formats INT2 to INT8 at {result['target']}, digits")
+    names = list(result["found"])
+    for number, name in enumerate(names):
+        found = [entry["loss"] for entry in result["found"][name]]
+        bottom.plot(found, [number] * len(found), "o")
+    bottom.set_yticks(range(len(names)), names)
+    bottom.invert_yaxis()
+    bottom.grid(axis="y", color="0.9")
+    bottom.set_xlabel("Loss on the test images, trained from scratch")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
