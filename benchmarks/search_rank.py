@@ -20,6 +20,7 @@ import search_trials
 from absl import app
 from absl import flags
 from matplotlib import pyplot
+from matplotlib import ticker
 
 import fliqs_tf as fliqs
 from fliqs_tf.baselines import ptq
@@ -208,20 +209,28 @@ def _plot(result, losses, path):
     matplotlib.use("agg")
     figure, (top, bottom) = pyplot.subplots(
         *(2, 1),
-        figsize=(7, 5.5),
+        figsize=(8, 5.5),
         sharex=True,
         height_ratios=(2, 3),
         layout="constrained",
     )
-    top.hist(losses, bins=40, color="0.8")
+    bins = np.geomspace(losses.min(), losses.max(), 40)
+    top.hist(losses, bins=bins, color="0.8")
+    top.set_xscale("log")
     top.set_ylabel(f"{len(losses)} random\nassignments")
     top.set_title(f"Formats INT2 to INT8 at {result['target']}, digits")
-    names = list(result["found"])
-    for number, name in enumerate(names):
-        found = [entry["loss"] for entry in result["found"][name]]
-        bottom.plot(found, [number] * len(found), "o")
-    bottom.set_yticks(range(len(names)), names)
+    labels = []
+    for number, (name, found) in enumerate(result["found"].items()):
+        numbers = [number] * len(found)
+        bottom.plot([entry["loss"] for entry in found], numbers, "o")
+        ranks = ", ".join(str(entry["rank"]) for entry in found)
+        labels.append(f"{name}: {ranks}")
+    bottom.set_yticks(range(len(labels)), labels)
     bottom.invert_yaxis()
+    bottom.set_ylabel("found by, and their ranks")
+    bottom.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    bottom.xaxis.set_major_formatter("{x:g}")
+    bottom.xaxis.set_minor_formatter("")
     bottom.grid(axis="y", color="0.9")
     bottom.set_xlabel("Loss on the test images, trained from scratch")
     figure.savefig(path, dpi=150)
