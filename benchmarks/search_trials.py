@@ -1,7 +1,7 @@
 """Other ways to spend a step of the search, tried for `search_rank.py`.
 
-What does not help is not in the product, and stands here, so that its figures
-can be made again.
+What does not help beside a critic's credit is not in the product, and stands
+here, so that its figures can be made again.
 """
 
 import keras

@@ -308,7 +308,7 @@ class SearchConfig(TrainConfig):
                 ) from error
         return dataclasses.replace(self, **values)
 
-    def without_controller(self) -> "SearchConfig":
+    def without_search(self) -> "SearchConfig":
         """The same run with what only "fliqs" reads at its defaults."""
         defaults: dict[str, Any] = {
             f.name: f.default for f in dataclasses.fields(self)

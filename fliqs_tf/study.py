@@ -78,7 +78,7 @@ class Study:
                 searches = method == "fliqs"
                 bounded = searches or baselines.is_bounded(method)
                 # Other methods' results stand whatever the search does.
-                settings = [base if searches else base.without_controller()]
+                settings = [base if searches else base.without_search()]
                 if searches:
                     settings += [
                         dataclasses.replace(base.override(v), variant=name)
