@@ -124,7 +124,7 @@ class _Trainer:
         if kind is search_trials.SelfDistilled:
             space = (*_SPACE, "fp32")
             # Never drawn.
-            keywords["prior"] = np.where(np.arange(len(space)) < 7, 0.0, -30.0)
+            keywords["prior"] = np.append(np.zeros(len(_SPACE)), -30.0)
         if wide_first:
             keywords["prior"] = -wide_first * _errors()
         if "prior" in keywords:

@@ -23,9 +23,7 @@ class _Trial(fliqs.SearchModel):
 
     def train_step(self, data):
         x, y = data
-        progress = ops.cast(self.step, "float32") / ops.cast(
-            self.total_steps, "float32"
-        )
+        progress = self.progress()
         frozen = self.frozen > 0
 
         def fixed():
@@ -34,12 +32,9 @@ class _Trial(fliqs.SearchModel):
             pairs = [(ops.copy(self.frozen_sample), -loss)] * self.pairs
             return gradients, loss, y_pred, pairs
 
-        def searching():
-            # Read by `searched`, the step of a sample.
-            self._rounds_inputs = progress >= self.controller.activation_delay
-            return self.search_gradients(x, y)
-
-        gradients, loss, y_pred, pairs = tf.cond(frozen, fixed, searching)
+        gradients, loss, y_pred, pairs = tf.cond(
+            frozen, fixed, lambda: self.search_gradients(x, y)
+        )
         weights = self.searchable_model.trainable_variables
         self.optimizer.apply(gradients, weights)
         for sample, quality in pairs:
@@ -49,6 +44,17 @@ class _Trial(fliqs.SearchModel):
         self.step.assign(self.step + 1)
         self._loss_tracker.update_state(loss)
         return self.compute_metrics(x, y, y_pred)
+
+    def progress(self):
+        """Fraction of the run that is done."""
+        return ops.cast(self.step, "float32") / ops.cast(
+            self.total_steps, "float32"
+        )
+
+    def try_sample(self, sample):
+        """Hands a sample to the layers, as far as the schedule lets it."""
+        delay = self.controller.activation_delay
+        self._choose(sample, self.progress() >= delay)
 
     def _gradients(self, x, y):
         """Of the weights under the formats chosen; loss and outputs."""
@@ -60,12 +66,12 @@ class _Trial(fliqs.SearchModel):
 
     def searched(self, sample, x, y):
         """`_gradients` under a sample."""
-        self._choose(sample, self._rounds_inputs)
+        self.try_sample(sample)
         return self._gradients(x, y)
 
     def judged(self, sample, x, y):
         """Quality of a sample without a step of the weights, and outputs."""
-        self._choose(sample, self._rounds_inputs)
+        self.try_sample(sample)
         y_pred = self(x, training=True)
         return -self.compute_loss(x, y, y_pred), y_pred
 
@@ -150,7 +156,7 @@ class SelfDistilled(_Trial):
             loss = self.compute_loss(x, y, teacher)
         own = tape.gradient(loss, weights)
         soft = ops.softmax(tf.stop_gradient(teacher) / _TEMPERATURE)
-        self._choose(sample, self._rounds_inputs)
+        self.try_sample(sample)
         with tf.GradientTape() as tape:
             student = self(x, training=True)
             loss = self.compute_loss(x, y, student)
