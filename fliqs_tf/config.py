@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fliqs_tf.space import APART
+from fliqs_tf.space import TIED
 from fliqs_tf.space import get_space
 
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
@@ -15,7 +17,6 @@ ACTIVATIONS = ("fake_quant", "float", "int8", "int16", "dynamic")
 PLACES = ("run_dir", "data_dir")
 # What only the method "fliqs" reads.
 _SEARCH = (
-    "input_formats",
     "reward",
     "beta",
     "quality",
@@ -30,7 +31,13 @@ _SEARCH = (
     "prior_weight",
 )
 # What a study may vary for this method alone.
-VARIABLE = ("space", "input_range", "input_signedness", *_SEARCH)
+VARIABLE = (
+    "space",
+    "input_formats",
+    "input_range",
+    "input_signedness",
+    *_SEARCH,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,8 +228,8 @@ class SearchConfig(TrainConfig):
             by commas. (`formats` is not used.)
         input_formats: What inputs can have: `"tied"` (the weights' format, one
             decision a layer), `"apart"` (the same formats, but a decision of
-            their own), `"float"` (unrounded), or formats. (Methods other than
-            `"fliqs"` know `"tied"` only.)
+            their own), `"float"` (unrounded), or formats. (Other methods than
+            `"fliqs"` know the first two, `"differentiable"` the first only.)
         method: `"fliqs"` (the search), or a method to compare it with, see
             `fliqs_tf.baselines`.
         cost: Cost that is bounded, see `fliqs.costs`.
@@ -273,13 +280,14 @@ class SearchConfig(TrainConfig):
         # Before a study has begun: names in a variant, too.
         get_space(self.space)
         if self.prior_weight and (
-            self.model_file is None or self.input_formats != "tied"
+            self.model_file is None or self.input_formats not in (TIED, APART)
         ):
             raise ValueError(
                 "A `prior_weight` above 0 needs a trained `model_file`, whose "
-                "sensitivities it weighs, and `input_formats` 'tied'. "
-                f"Received: prior_weight={self.prior_weight}, model_file="
-                f"{self.model_file!r}, input_formats={self.input_formats!r}."
+                "sensitivities it weighs, and `input_formats` 'tied' or "
+                f"'apart'. Received: prior_weight={self.prior_weight}, "
+                f"model_file={self.model_file!r}, input_formats="
+                f"{self.input_formats!r}."
             )
 
     def override(self, settings: Mapping[str, str]) -> "SearchConfig":

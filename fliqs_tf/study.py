@@ -18,6 +18,7 @@ from fliqs_tf.files import read_json
 from fliqs_tf.files import write_json
 from fliqs_tf.files import write_text
 from fliqs_tf.run_folder import RunFolder
+from fliqs_tf.space import TIED
 
 # What the report gives mean and standard deviation of.
 MEASURES = (
@@ -85,6 +86,11 @@ class Study:
                         for name, v in variants.items()
                     ]
                 for setting in settings:
+                    if not bounded:
+                        # One format for all: there is nothing to decide.
+                        setting = dataclasses.replace(
+                            setting, input_formats=TIED
+                        )
                     for target in targets if bounded else [None]:
                         config = dataclasses.replace(
                             setting,

@@ -138,9 +138,6 @@ class RunTest(parameterized.TestCase):
         self.assertEqual(read_json(assignment)["layers"], formats)
 
         # A search that starts from what post-training search knows.
-        config = self._config(
-            "prior", model_file=model, epochs=2, prior_weight=300.0
-        )
         controllers = []
         start = Controller.prepare
 
@@ -149,12 +146,21 @@ class RunTest(parameterized.TestCase):
             controllers.append((controller, np.array(policy.logits)))
 
         with mock.patch.object(Controller, "prepare", prepare):
-            experiment.search(config)
-        ((controller, logits),) = controllers
-        np.testing.assert_allclose(logits, 300.0 * controller.prior)
-        # No format does less to a trained model than the widest one.
-        self.assertEqual(logits.shape[1], 5)
-        self.assertLess(logits[:, 0].sum(), logits[:, -1].sum())
+            for inputs in ("tied", "apart"):
+                experiment.search(
+                    self._config(
+                        f"prior_{inputs}",
+                        model_file=model,
+                        epochs=2,
+                        input_formats=inputs,
+                        prior_weight=300.0,
+                    )
+                )
+        for (controller, logits), each in zip(controllers, (1, 2), strict=True):
+            np.testing.assert_allclose(logits, 300.0 * controller.prior)
+            # No format does less to a trained model than the widest one.
+            self.assertEqual(logits.shape, (each * len(formats), 5))
+            self.assertLess(logits[:, 0].sum(), logits[:, -1].sum())
 
     def test_somebody_else_s_model_from_pixels_to_an_integer_file(self):
         model = keras.Sequential(
@@ -198,10 +204,10 @@ class RunTest(parameterized.TestCase):
         page = (self.folder / "theirs" / "report.md").read_text("utf-8")
         self.assertIn("The file's accuracy is", page)
 
-    def test_inputs_apart_are_for_fliqs(self):
-        with self.assertRaisesRegex(ValueError, "input_formats='apart'"):
+    def test_other_methods_round_weights_and_inputs(self):
+        with self.assertRaisesRegex(ValueError, "input_formats='float'"):
             experiment.search(
-                self._config("apart", method="manual", input_formats="apart")
+                self._config("float", method="manual", input_formats="float")
             )
 
     @parameterized.parameters("fliqs", "random")

@@ -106,8 +106,20 @@ class StudyTest(parameterized.TestCase):
             [("int_s", "tied"), ("fp_s", "apart"), ("int_s", "tied")],
         )
 
+    def test_one_format_for_all_has_nothing_apart(self):
+        study = studies.Study(
+            dataclasses.replace(self.base, input_formats="apart"),
+            ["fliqs", "ptq", "uniform:int4"],
+            ["1.25xint4"],
+            [0],
+        )
+        self.assertEqual(
+            [run.input_formats for run in study.runs],
+            ["apart", "apart", "tied"],
+        )
+
     @parameterized.parameters(
-        ({"epochs": "3"}, "one of space, input_range.*Received: epochs=3"),
+        ({"epochs": "3"}, "one of space, input_for.*Received: epochs=3"),
         ({"freeze": "soon"}, "type float.*Received: freeze=soon"),
         ({"space": "int_xl"}, "int_xl"),
     )

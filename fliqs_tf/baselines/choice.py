@@ -7,16 +7,20 @@ import keras
 import numpy as np
 
 from fliqs_tf import costs
+from fliqs_tf import rules
 from fliqs_tf.assignment import Assignment
+from fliqs_tf.budget import assignment_of
 from fliqs_tf.budget import make_budget
 from fliqs_tf.budget import model_decisions
 from fliqs_tf.convert import to_searchable
 from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import walk
+from fliqs_tf.space import APART
+from fliqs_tf.space import TIED
 
 
 class Choice:
-    """A searchable model, its decisions (one a layer), and their budget.
+    """A searchable model, its decisions, and their budget.
 
     Args:
         model: Plain Keras model.
@@ -26,6 +30,8 @@ class Choice:
         input_range: See `to_searchable`.
         input_signedness: See there.
         bounds: Further costs -> targets, as `SearchModel` takes them.
+        input_formats: `"tied"` (one decision a layer) or `"apart"` (one for
+            its weights, then one for its inputs).
     """
 
     def __init__(
@@ -37,10 +43,12 @@ class Choice:
         input_range: str = "ema",
         input_signedness: str = "symmetric",
         bounds: Mapping[str | costs.AnyCost, float | str] = {},  # noqa: B006
+        input_formats: str = TIED,
     ):
         self.model = to_searchable(
             model,
             space,
+            rules.apart() if input_formats == APART else (),
             input_range=input_range,
             input_signedness=input_signedness,
         )
@@ -74,12 +82,7 @@ class Choice:
 
     def assignment(self, sample: Sequence[int] | np.ndarray) -> Assignment:
         """The assignment of a sample."""
-        return Assignment(
-            {
-                decision.path: decision.options[option]
-                for decision, option in zip(self.decisions, sample, strict=True)
-            }
-        )
+        return assignment_of(self.decisions, sample)
 
     def best(self, scores: np.ndarray, used: float = 0.0) -> np.ndarray:
         """The sample within the budget whose scores have the largest sum.

@@ -38,9 +38,11 @@ def sample(choice: Choice) -> np.ndarray:
     """
     bits = np.array([get_format(fmt).bits for fmt in choice.options])
     widest = np.argmax(np.where(bits <= _ENDS, bits, 0))
+    # A layer may have one decision, or one for weights and one for inputs.
+    ends = choice.decisions[0].path, choice.decisions[-1].path
+    is_end = [decision.path in ends for decision in choice.decisions]
     for option in np.argsort(-bits, kind="stable"):
-        found = np.full(len(choice.decisions), option, np.int32)
-        found[[0, -1]] = widest
+        found = np.where(is_end, widest, option).astype(np.int32)
         if choice.fits(found):
             return found
     raise ValueError(

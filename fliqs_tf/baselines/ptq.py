@@ -1,12 +1,13 @@
 """Post-training search: sensitivity of each layer, then an integer program.
 
 As HAWQ-V3 (Yao et al., ICML 2021): a number says what a format does to a layer
-of a trained model, all layers' numbers are summed, and an integer program
-finds the least sum within the budget. The number here is the divergence
+of a trained model (or to its weights, and to its inputs), all numbers are
+summed, and an integer program finds the least sum within the budget. The number
+here is the divergence
 
     KL(p || q) = sum_c p_c (log p_c - log q_c)
 
-of the model's output with one layer quantized, `q`, from the float model's,
+of the model's output with one of them quantized, `q`, from the float model's,
 `p`: it needs no labels, and has no gradient or Hessian to estimate.
 """
 
@@ -22,6 +23,7 @@ from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
 from fliqs_tf.recalibrate import recalibrate
+from fliqs_tf.space import TIED
 
 # Of the run's epochs; the rest is for fine-tuning.
 _TRAINING_SHARE = 0.5
@@ -54,6 +56,7 @@ def run(task: Task) -> Result:
             task.input_range,
             task.input_signedness,
             is_logits=getattr(task.loss, "from_logits", True),
+            input_formats=task.input_formats,
         ),
     )
     assignment = choice.assignment(found)
@@ -77,8 +80,9 @@ def sensitivities(
     input_range: str = "ema",
     input_signedness: str = "symmetric",
     is_logits: bool = True,
+    input_formats: str = TIED,
 ) -> np.ndarray:
-    """What each format of each layer, alone, does to a model's output.
+    """What each option of each decision, alone, does to a model's output.
 
     Args:
         model: Trained plain model.
@@ -88,9 +92,10 @@ def sensitivities(
         input_range: See `to_searchable`.
         input_signedness: See there.
         is_logits: Whether the outputs are logits, or else probabilities.
+        input_formats: See `Choice`, whose decisions these are.
 
     Returns:
-        Mean divergence, float64 `(decisions, options)`, a decision a layer.
+        Mean divergence, float64 `(decisions, options)`.
     """
     probe = Choice(
         model,
@@ -99,6 +104,7 @@ def sensitivities(
         None,
         input_range,
         input_signedness,
+        input_formats=input_formats,
     )
     untouched = probe.options.index(_FLOAT)
 

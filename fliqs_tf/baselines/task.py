@@ -11,6 +11,8 @@ from fliqs_tf.assignment import Assignment
 from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.convert import to_fixed
 from fliqs_tf.costs import AnyCost
+from fliqs_tf.space import APART
+from fliqs_tf.space import TIED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class Task:
         epochs: Epochs of the whole method, whatever it spends them on.
         input_range: See `to_searchable`.
         input_signedness: See there.
+        input_formats: See `Choice`.
         seed: Seed of what a method draws.
         fit: `fit(model, first, last, **compile_arguments)` trains a model in
             epochs `first` (included) to `last` (excluded) of the run, with a
@@ -53,8 +56,17 @@ class Task:
     epochs: int
     input_range: str = "ema"
     input_signedness: str = "symmetric"
+    input_formats: str = TIED
     seed: int = 0
     fit: Callable[..., None]
+
+    def __post_init__(self):
+        if self.input_formats not in (TIED, APART):
+            raise ValueError(
+                f"`input_formats` must be {TIED!r} or {APART!r} under methods "
+                f"other than 'fliqs'. Received: input_formats="
+                f"{self.input_formats!r}."
+            )
 
     def choice(self, model: keras.Model | None = None) -> Choice:
         """The model (or another) with its decisions open."""
@@ -71,6 +83,7 @@ class Task:
             self.input_range,
             self.input_signedness,
             self.bounds,
+            self.input_formats,
         )
 
     def fixed(self, model: keras.Model, assignment: Assignment) -> keras.Model:

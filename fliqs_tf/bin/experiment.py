@@ -52,12 +52,6 @@ def search(config: SearchConfig) -> dict[str, Any]:
     """
     if config.method == "fliqs":
         return _search(config)
-    if config.input_formats != TIED:
-        raise ValueError(
-            "Inputs with formats of their own are for the method 'fliqs'. "
-            f"Received: input_formats={config.input_formats!r}, method="
-            f"{config.method!r}. Leave it at 'tied'."
-        )
     method = baselines.get(config.method)
     run = _Run(config)
     cost = costs.get(config.cost)
@@ -77,6 +71,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         epochs=config.epochs,
         input_range=config.input_range,
         input_signedness=config.input_signedness,
+        input_formats=config.input_formats,
         seed=config.seed,
         fit=run.fit,
     )
@@ -178,6 +173,7 @@ def _prior(run):
         config.input_range,
         config.input_signedness,
         is_logits=run.loss.from_logits,
+        input_formats=config.input_formats,
     )
 
 

@@ -21,7 +21,7 @@ from tests.baselines import planted
 _SPACE = ("int4", "int6", "int8")
 
 
-def _choice(target, layers=5, bounds=None):
+def _choice(target, layers=5, bounds=None, input_formats="tied"):
     """Layers of 64 weights each, but the last with 32."""
     model = keras.Sequential(
         [
@@ -32,7 +32,14 @@ def _choice(target, layers=5, bounds=None):
     )
     cost = costs.get("bitops")
     target = costs.target(cost, model, target)
-    return Choice(model, _SPACE, cost, target, bounds=bounds or {})
+    return Choice(
+        model,
+        _SPACE,
+        cost,
+        target,
+        bounds=bounds or {},
+        input_formats=input_formats,
+    )
 
 
 def _feasible(choice):
@@ -58,6 +65,12 @@ class ManualTest(absltest.TestCase):
         ):
             choice = _choice(target)
             self.assertEqual(manual.sample(choice).tolist(), expected)
+
+    def test_ends_are_layers_where_inputs_have_their_own_decisions(self):
+        choice = _choice("2.0xint4", input_formats="apart")
+        # Weights and inputs of the first and of the last layer.
+        expected = [2, 2, 0, 0, 0, 0, 0, 0, 2, 2]
+        self.assertEqual(manual.sample(choice).tolist(), expected)
 
     def test_target_that_does_not_even_pay_the_ends(self):
         with self.assertRaisesRegex(
@@ -142,6 +155,35 @@ class PostTrainingTest(absltest.TestCase):
             )
             found = ptq.best_sample(choice, table)
             self.assertEqual(found.tolist(), best.tolist())
+
+    def test_optimum_over_weights_and_inputs(self):
+        # The cost of a layer is a product of its two decisions.
+        choice = _choice("1.4xint4", layers=3, input_formats="apart")
+        rng = np.random.default_rng(2)
+        for _ in range(5):
+            table = np.sort(rng.exponential(size=(6, 3)))[:, ::-1]
+            best = min(
+                _feasible(choice),
+                key=lambda s, table=table: table[np.arange(6), s].sum(),
+            )
+            found = ptq.best_sample(choice, table)
+            self.assertEqual(found.tolist(), best.tolist())
+            entry = choice.assignment(found).formats("d1")
+            self.assertEqual(entry, (_SPACE[found[2]], _SPACE[found[3]]))
+
+    def test_sensitivities_of_weights_and_of_inputs(self):
+        task, _ = planted.planted_task(input_formats="apart")
+        arguments = task.model, task.data, task.space
+        apart = ptq.sensitivities(*arguments, input_formats="apart")
+        tied = ptq.sensitivities(*arguments)
+        self.assertEqual(apart.shape, (4, 2))
+        np.testing.assert_allclose(apart[:2], 0.0, atol=1e-6)
+        weights, inputs = apart[2:, 0]
+        self.assertGreater(min(weights, inputs), 0.001)
+        self.assertLess(max(weights, inputs), tied[1, 0])
+        self.assertEqual(
+            dict(baselines.get("ptq")(task).assignment), planted.BEST
+        )
 
     def test_sensitivity_is_that_of_the_planted_layer(self):
         task, _ = planted.planted_task()
@@ -229,6 +271,13 @@ class EvolutionTest(absltest.TestCase):
 
 
 class DifferentiableTest(absltest.TestCase):
+    def test_one_decision_a_layer(self):
+        task, _ = planted.planted_task(input_formats="apart")
+        with self.assertRaisesRegex(
+            ValueError, "Received: input_formats='apart'"
+        ):
+            baselines.get("differentiable")(task)
+
     def test_penalty_is_the_expectation_over_all_samples(self):
         bounds = {"size": "1.1xint4", "memory": "1.3xint4"}
         choice = _choice("1.7xint4", bounds=bounds)
