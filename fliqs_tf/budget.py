@@ -122,6 +122,8 @@ class Budget:
         lowest: The least that the cost can be within the bounds.
         highest: The most that it can be within them.
         lowest_bounds: The least that each bounded cost can be.
+        is_option: Boolean `(decisions, options)`, false where padded to the
+            largest number of options.
 
     Raises:
         ValueError: If no assignment fits, or all of them are below the target.
@@ -140,6 +142,7 @@ class Budget:
         self.bounds = tuple(bounds)
         self._sizes = [len(d.options) for d in decisions]
         size = max(self._sizes)
+        self.is_option = np.arange(size) < np.array(self._sizes)[:, None]
         self._tables = np.zeros((len(self.terms), size, size))
         for table, term in zip(self._tables, self.terms, strict=True):
             rows, columns = term.table.shape
@@ -217,13 +220,53 @@ class Budget:
             + index
         )
         values = ops.take(flat, index)
-        groups = int(self._groups.max()) + 1
-        if groups == 1:
+        if self.is_sum:
             return ops.sum(values, axis=-1)
         sums = ops.segment_sum(
-            ops.moveaxis(values, -1, 0), self._groups, num_segments=groups
+            ops.moveaxis(values, -1, 0),
+            self._groups,
+            num_segments=int(self._groups.max()) + 1,
         )
         return ops.max(sums, axis=0)
+
+    def expected_ratios(self, probabilities: np.ndarray) -> np.ndarray:
+        """What each option is expected to cost, the other decisions drawn.
+
+        For costs that are a sum. The gradient of `E[C] / C_target` in the
+        probabilities of independent decisions.
+
+        Args:
+            probabilities: `(decisions, options)`, padded to the largest number
+                of options.
+
+        Returns:
+            float64 `(decisions, options)`, in units of the target.
+        """
+        size = probabilities.shape[1]
+        result = np.zeros((len(self._sizes), size))
+        # One decision on both has one option on both.
+        is_tied = (self._weight == self._inputs)[:, None]
+        tables = self._tables / self.target
+        own = np.diagonal(tables, axis1=1, axis2=2)
+        rows = np.einsum("twi,ti->tw", tables, probabilities[self._inputs])
+        columns = np.einsum("twi,tw->ti", tables, probabilities[self._weight])
+        np.add.at(result, self._weight, np.where(is_tied, own, rows))
+        np.add.at(result, self._inputs, np.where(is_tied, 0.0, columns))
+        return result
+
+    def expected_ratio(self, probabilities: np.ndarray) -> float:
+        """`E[C] / C_target` of independent decisions; see there."""
+        shares = probabilities[self._weight, :, None] * np.where(
+            (self._weight == self._inputs)[:, None, None],
+            np.eye(probabilities.shape[1]),
+            probabilities[self._inputs, None, :],
+        )
+        return float(np.sum(shares * self._tables) / self.target)
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the cost is one sum, and not the largest of several."""
+        return not self._groups.any()
 
     def most_probable(
         self, log_probabilities: np.ndarray, used: float = 0.0

@@ -8,8 +8,10 @@ import numpy as np
 from keras import ops
 
 from fliqs_tf import numerics
+from fliqs_tf.budget import Budget
 from fliqs_tf.critic import Critic
 from fliqs_tf.policy import Policy
+from fliqs_tf.prior import initial_logits
 
 CREDITS = ("sample", "decision")
 
@@ -57,9 +59,10 @@ class Controller(keras.layers.Layer):
             minus the sensitivities of a post-training search
             (`fliqs_tf.baselines.sensitivities`); `None` for nothing. A critic
             starts from it.
-        prior_weight: The policy starts at `logits = prior_weight * prior`,
-            instead of uniform: options that are known to break the model are
-            seldom sampled.
+        prior_weight: How much it counts, against the entropy, in the policy
+            at the start, see `fliqs_tf.prior.initial_logits`. That policy
+            keeps the budget, and seldom samples what is known to break the
+            model.
     """
 
     def __init__(
@@ -119,8 +122,13 @@ class Controller(keras.layers.Layer):
         self.prior_weight = prior_weight
         self.critic = Critic(name="critic") if credit == "decision" else None
 
-    def prepare(self, policy: Policy) -> None:
+    def prepare(self, policy: Policy, budget: Budget, beta: float) -> None:
         """Creates the state for a policy: baseline, critic, optimizer.
+
+        Args:
+            policy: The policy.
+            budget: What its samples cost.
+            beta: Weight of the cost in the reward.
 
         Raises:
             ValueError: If there is a prior that does not fit the policy.
@@ -137,18 +145,20 @@ class Controller(keras.layers.Layer):
         if self.critic is not None:
             self.critic.prepare(policy)
         if self.prior is not None:
-            self._start(policy, self.prior)
+            self._start(policy, self.prior, budget, beta)
         self.optimizer.build([policy.logits])
         self.built = True
 
-    def _start(self, policy, prior):
+    def _start(self, policy, prior, budget, beta):
         shape = tuple(policy.logits.shape)
         if prior.shape != shape or not np.all(np.isfinite(prior)):
             raise ValueError(
                 "`prior` must have a finite number for each option of each "
                 f"decision, shape {shape}. Received: shape {prior.shape}."
             )
-        policy.logits.assign(self.prior_weight * prior)
+        policy.logits.assign(
+            initial_logits(budget, prior, self.prior_weight, beta)
+        )
         if self.critic is not None:
             self.critic.start(prior)
 

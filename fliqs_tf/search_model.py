@@ -203,7 +203,7 @@ class SearchModel(keras.Model):
                 "'absolute' or 'one_sided'."
             )
         if not self.controller.built:
-            self.controller.prepare(self.policy)
+            self.controller.prepare(self.policy, self.budget, self.beta)
 
     def get_compile_config(self):
         config = super().get_compile_config()

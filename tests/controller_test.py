@@ -28,7 +28,8 @@ def make_policy(sizes=(3, 2)):
 def make(policy, **kwargs):
     kwargs = {"optimizer": keras.optimizers.SGD(1.0), **kwargs}
     controller = Controller(**kwargs)
-    controller.prepare(policy)
+    # Without a prior, it starts from no cost.
+    controller.prepare(policy, None, 1.0)
     return controller
 
 

@@ -7,6 +7,9 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from fliqs_tf import costs
+from fliqs_tf.budget import Budget
+from fliqs_tf.budget import Term
 from fliqs_tf.controller import Controller
 from fliqs_tf.critic import Critic
 from fliqs_tf.policy import Policy
@@ -106,7 +109,8 @@ class CreditTest(parameterized.TestCase):
             warmup=0.2,
             **kwargs,
         )
-        controller.prepare(policy)
+        # Without a prior, it starts from no cost.
+        controller.prepare(policy, None, 1.0)
         return controller
 
     def _update(self, controller, policy, reward, progress, frozen=False):
@@ -177,7 +181,11 @@ class PriorTest(parameterized.TestCase):
         controller = Controller(
             cost_samples=2, credit=credit, prior=prior, prior_weight=3.0
         )
-        controller.prepare(policy)
+        prices = [np.arange(1.0, len(d.options) + 1) for d in policy.decisions]
+        terms = [Term("", n, n, np.diag(p)) for n, p in enumerate(prices)]
+        # Nothing that a policy could do is beyond it.
+        budget = Budget(costs.get("bitops"), terms, policy.decisions, 5.0)
+        controller.prepare(policy, budget, 1.0)
         return controller
 
     @parameterized.parameters("sample", "decision")

@@ -1,0 +1,88 @@
+"""Where a policy starts that knows something of the options' qualities."""
+
+import warnings
+
+import numpy as np
+
+from fliqs_tf.budget import Budget
+
+# Bisections of the price, and fixed-point steps for each: more than a policy
+# needs that is only a start.
+_BISECTIONS = 30
+_STEPS = 100
+# A policy reaches the cheapest assignment in the limit only.
+_MET = 1.0 + 1e-6
+
+
+def initial_logits(
+    budget: Budget, values: np.ndarray, weight: float, beta: float
+) -> np.ndarray:
+    """Logits of the best policy by what is known before the run.
+
+    Under values `v` and for independent decisions it maximises
+
+        E[sum_d v_d] - beta * max(0, E[C] / C_target - 1) + sum_d H_d / weight
+
+    The condition for that is a Boltzmann distribution with a price of the cost,
+
+        logits_d = weight * (v_d - price * dE[C]/dp_d / C_target),
+
+    where the price is the least in [0, beta] at which the expected cost does
+    not exceed its target. Where a cost depends on two decisions (weights and
+    inputs apart), this is an equation, solved by iteration.
+
+    A price of `beta` and a cost still above the target means that the reward
+    itself prefers to pay: a warning says from which `beta` on it does not.
+
+    Args:
+        budget: The budget. For a cost that is a largest of sums the price is
+            0.
+        values: Qualities of the options, finite, `(decisions, options)`.
+        weight: How much they count against the entropy.
+        beta: Weight of the cost in the reward, in units of the quality.
+
+    Returns:
+        float64 `(decisions, options)`.
+    """
+    values = np.asarray(values, "float64")
+    if not budget.is_sum or weight == 0.0:
+        return weight * values
+    padding = np.where(budget.is_option, 0.0, -np.inf)
+    # From there a price can only lead to something cheaper.
+    best = np.eye(values.shape[1])[budget.most_probable(values)]
+
+    def at(price):
+        probabilities = best
+        for _ in range(_STEPS):
+            costs = budget.expected_ratios(probabilities)
+            logits = weight * (values - price * costs)
+            # Halfway: a full step may swing between weights and inputs.
+            probabilities = (probabilities + _softmax(logits + padding)) / 2
+        return logits, budget.expected_ratio(probabilities)
+
+    logits, ratio = at(0.0)
+    if ratio <= _MET:
+        return logits
+    low, high = 0.0, 1.0
+    while at(high)[1] > _MET:
+        low, high = high, 2.0 * high
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if at(middle)[1] > _MET else (low, middle)
+    if high > beta:
+        logits, ratio = at(beta)
+        warnings.warn(
+            "The weight of the cost should exceed what the prior would pay "
+            f"for it, {high:.3g} at the target. Received: beta={beta:.3g}, at "
+            f"which the policy starts at {ratio:.3g} times the target, and may "
+            "stay above it until the formats are fixed. Raise `beta` to about "
+            f"{2.0 * high:.2g}.",
+            stacklevel=2,
+        )
+        return logits
+    return at(high)[0]
+
+
+def _softmax(logits):
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
