@@ -66,7 +66,9 @@ REWARD = flags.DEFINE_enum(
 BETA = flags.DEFINE_float(
     "beta",
     _DEFAULTS["beta"],
-    "Weight of the cost in the reward.",
+    "Weight of the cost in the reward, in units of the quality. At one below "
+    "what formats of more cost are worth, the policy stays above the target "
+    "until the freeze.",
     lower_bound=0.0,
     upper_bound=1000.0,
 )
@@ -138,9 +140,10 @@ CREDIT = flags.DEFINE_enum(
 PRIOR_WEIGHT = flags.DEFINE_float(
     "prior_weight",
     _DEFAULTS["prior_weight"],
-    "Weight, in the initial logits, of what each format of each layer alone "
-    "does to the output of the --model_file: of minus the divergence in nat; "
-    "0 for a uniform policy, the paper's setting.",
+    "How much counts, in the policy at the start, what each format of each "
+    "layer alone does to the output of the --model_file: minus the divergence, "
+    "in nat. That policy keeps the budget, as far as --beta asks for it. 0 for "
+    "a uniform one, the paper's setting.",
     lower_bound=0.0,
     upper_bound=10000.0,
 )

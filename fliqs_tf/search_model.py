@@ -66,7 +66,8 @@ class SearchModel(keras.Model):
             cent of float32's, such as `"10%"`. `None` for no bound.
         rules: Exceptions for some layers, see `to_searchable`.
         reward: Name of a function of `fliqs_tf.rewards`.
-        beta: Weight of the cost in the reward, in units of the quality.
+        beta: Weight of the cost in the reward, in units of the quality. Below
+            what more cost is worth, the policy stays above the target.
         quality: `"loss"` (minus the loss of the batch) or `"accuracy"` (of the
             batch, in [0, 1]).
         input_range: See `to_searchable`.
