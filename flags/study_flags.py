@@ -33,7 +33,11 @@ VARIANTS = flags.DEFINE_multi_string(
     "row of its own: name:flag=value,flag=value. May be given several times.",
 )
 WORKERS = flags.DEFINE_integer(
-    "workers", 1, "Runs at a time, each in its own process.", lower_bound=1
+    "workers",
+    1,
+    "Runs at a time, each in its own process; 0: only the report of what is "
+    "finished.",
+    lower_bound=0,
 )
 
 # Flags that say where and how a study is run, not what it is.

@@ -195,7 +195,7 @@ def study_page(
 def _study_table(rows, box):
     table = rich.table.Table(box=box)
     table.add_column("Method", no_wrap=True)
-    table.add_column("Target")
+    table.add_column("Target", no_wrap=True)
     table.add_column("Runs", justify="right")
     measures = {
         "Accuracy (%)": ("accuracy", 100, 2),

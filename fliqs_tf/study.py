@@ -41,8 +41,9 @@ class Study:
 
     The folder holds `runs/<name>/` (see `RunFolder`), `results/<name>.json`
     for every finished run, `logs/`, and the report: `report.md`, `pareto.png`,
-    `pareto_size.png`. More methods, targets and seeds may be added to it
-    later: finished runs stand.
+    `pareto_size.png`; a `findings.md` that somebody puts there is its end.
+    More methods, targets and seeds may be added to it later: finished runs
+    stand.
 
     Args:
         base: What all runs share; its `run_dir` is the study's folder.
@@ -224,6 +225,10 @@ class Study:
             command,
             list(pictures.values()),
         )
+        # What somebody made of the numbers outlives the next report.
+        findings = self.root / "findings.md"
+        if findings.exists():
+            page += "\n" + findings.read_text("utf-8")
         write_text(self.root / "report.md", page)
         return rows
 

@@ -332,6 +332,13 @@ class RunTest(parameterized.TestCase):
         self.assertIn("4 of 4 runs are finished", page)
         self.assertNotIn(str(self.folder), page)
 
+    def test_report_of_a_study_without_results(self):
+        process = _start("study", *_flags(self._config("none")), "--workers=0")
+        _, errors = process.communicate()
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("A report needs a run that is finished", errors)
+        self.assertFalse((self.folder / "none").exists())
+
     def assertNoFile(self, config, name):
         self.assertFalse((pathlib.Path(config.run_dir) / name).exists())
 
@@ -359,7 +366,7 @@ class FlagsTest(absltest.TestCase):
             "method": ["--run_dir=r", "--method=magic"],
             "methods": ["--run_dir=r", "--methods=fliqs,magic"],
             "seeds": ["--run_dir=r", "--seeds=0,x"],
-            "workers": ["--run_dir=r", "--workers=0"],
+            "workers": ["--run_dir=r", "--workers=-1"],
             "epochs": ["--run_dir=r", "--epochs=-1"],
             "freeze": ["--run_dir=r", "--freeze=0.1"],
             "learning_rate": ["--run_dir=r", "--learning_rate=0"],

@@ -219,6 +219,15 @@ class StudyTest(parameterized.TestCase):
             read_json(study.result_path(study.runs[0]))["file_bytes"], 100
         )
 
+    def test_findings_outlive_a_new_report(self):
+        study = self._study(methods=["uniform:int4"], seeds=[0])
+        study.add(study.runs[0], _report(study.runs[0]))
+        (self.root / "findings.md").write_text("## Found\n\nÄ 4.\n", "utf-8")
+        for _ in range(2):
+            study.write_report("command")
+        page = (self.root / "report.md").read_text("utf-8")
+        self.assertEndsWith(page, "](pareto_size.png)\n\n## Found\n\nÄ 4.\n")
+
 
 if __name__ == "__main__":
     absltest.main()

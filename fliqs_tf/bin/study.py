@@ -5,7 +5,9 @@ Example:
 
 Each run has its own process and its own folder below --run_dir. A study that
 was stopped goes on when it is started again; finished runs are not redone. At
-the end, and whenever a run is finished, report.md and pareto.png are written.
+the end, and whenever a run is finished, report.md and pareto.png are written;
+--workers=0 does that alone. A file findings.md in the folder is the end of the
+report.
 """
 
 import fcntl
@@ -34,7 +36,7 @@ from fliqs_tf.study import Study
 flags.adopt_module_key_flags(study_flags)
 
 _POLL_SECONDS = 1.0
-_FILE_WIDTH = 110
+_FILE_WIDTH = 200
 # Seldom enough to read every history anew.
 _PROGRESS_SECONDS = 5.0
 
@@ -43,12 +45,9 @@ def main(argv):
     """Runs the study that the flags describe."""
     program.refuse_arguments(argv)
     study = study_flags.study_from_flags()
-    study.create()
-    lock = _lock(study)
-    # For the processes: what TensorFlow says at its import is in no log.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     command = study_flags.command(sys.argv[1:])
-    failed = _Workers(study, study_flags.WORKERS.value, command).run()
+    workers = study_flags.WORKERS.value
+    failed = _do_runs(study, workers, command) if workers else []
     if any(study.is_finished(config) for config in study.runs):
         table = reports.study_table(study.write_report(command))
         console = rich.console.Console()
@@ -57,13 +56,25 @@ def main(argv):
             console = rich.console.Console(width=_FILE_WIDTH)
         console.print(table)
         rich.print(f"The study's folder is {study.root.resolve()}")
-    lock.close()
+    elif not workers:
+        raise ValueError(
+            "A report needs a run that is finished. Received: run_dir="
+            f"{study.root}, which has none; start the study with --workers=1."
+        )
     if failed:
         raise ValueError(
             f"Every run must finish. Received: {len(failed)} that did not: "
             f"{', '.join(failed)}. See their files in {study.root / 'logs'}; "
             "the same command tries them again."
         )
+
+
+def _do_runs(study, workers, command):
+    study.create()
+    # For the processes: what TensorFlow says at its import is in no log.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _lock(study):
+        return _Workers(study, workers, command).run()
 
 
 def _lock(study):
