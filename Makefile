@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 # xdist workers; each limits TensorFlow to its share (tests/conftest.py).
 WORKERS ?= 2
 # Of benchmarks/; the others write results of minutes to hours, and say how.
-BENCHMARKS ?= conversion fake_quant input_pipeline search_step
+BENCHMARKS ?= conversion fake_quant input_pipeline search_step verification
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 

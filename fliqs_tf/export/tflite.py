@@ -133,7 +133,12 @@ def export_tflite(
             meant, bounds = references["verification"]
             replay = Replay(content, meant, bounds.tolerance)
         found = verify.compare(
-            Runner(content), references, batches, data, replay
+            Runner(content),
+            references,
+            batches,
+            data,
+            replay,
+            is_exact=activations == "fake_quant",
         )
         plain = None
         if reference_kernels:

@@ -54,6 +54,7 @@ class ReplayTest(parameterized.TestCase):
             iter([batch]),
             "given",
             replay,
+            is_exact=True,
         )
         # The model has its own quantizers again.
         self.assertEqual(

@@ -5,6 +5,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from fliqs_tf.export import verify
+from fliqs_tf.export.agreement import MAX
+from fliqs_tf.export.agreement import Bounds
 
 
 def _linear(weights):
@@ -13,6 +15,57 @@ def _linear(weights):
     model = keras.Model(inputs, layer(inputs))
     layer.set_weights([np.array(weights, "float32")])
     return model
+
+
+class _Traced(keras.layers.Layer):
+    """Counts how often Python runs it."""
+
+    calls = 0
+
+    def call(self, x):
+        self.calls += 1
+        return x
+
+
+class CompareTest(parameterized.TestCase):
+    @parameterized.parameters(
+        # Every batch, and building the model.
+        (True, 12 + 1),
+        # The first 8, and the trace.
+        (False, 8 + 1 + 1),
+    )
+    def test_many_batches_are_called_compiled(self, is_exact, calls):
+        inputs = {name: keras.Input((3, 2), name=name) for name in "ba"}
+        layer = _Traced()
+        outputs = layer(inputs["a"]) - keras.ops.relu(2.0 * inputs["b"])
+        model = keras.Model(inputs, [outputs, inputs["a"]])
+        random = np.random.default_rng(0)
+        batches = [
+            verify.Batch(
+                list(random.standard_normal((2, size, 3, 2), "float32"))
+            )
+            for size in [4] * 11 + [1]
+        ]
+
+        def run(arrays):
+            # Half of the last sample is wrong.
+            self.assertLen(arrays, 2)
+            order = [x.name for x in model.inputs]
+            a, b = (arrays[order.index(name)] for name in "ab")
+            difference = a - np.maximum(2.0 * b, 0.0)
+            return [difference * (0.5 if len(a) == 1 else 1.0), a]
+
+        found = verify.compare(
+            run,
+            {"verification": (model, Bounds(1e-6, MAX))},
+            iter(batches),
+            "given",
+            is_exact=is_exact,
+        )["verification"]
+        self.assertEqual(layer.calls, calls)
+        self.assertEqual(found.samples, 45)
+        self.assertEqual(found.deviating_samples, 1)
+        self.assertFalse(found.passed)
 
 
 class BatchesTest(parameterized.TestCase):
