@@ -8,17 +8,10 @@ than 2 seconds beyond building the model.
     python benchmarks/conversion.py [--rounds=7] [--output=<file.json>]
 """
 
-import json
-import pathlib
-import platform
-import statistics
-import time
-
+import interleaved
 import keras
-import tensorflow as tf
 from absl import app
 from absl import flags
-from absl import logging
 
 import fliqs_tf as fliqs
 
@@ -65,14 +58,7 @@ def _measure(build):
         "to_fixed": lambda: fliqs.to_fixed(model, int4),
         "to_fixed of searchable": lambda: fliqs.to_fixed(searchable, int4),
     }
-    times = {name: [] for name in functions}
-    for _ in range(_ROUNDS.value):
-        for name, function in functions.items():
-            keras.backend.clear_session(free_memory=False)
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    seconds = {name: statistics.median(t) for name, t in times.items()}
+    seconds = interleaved.seconds(functions, _ROUNDS.value)
     return {
         name: {
             "seconds": value,
@@ -89,9 +75,7 @@ def main(argv):
     result = {
         "layers": _LAYERS.value,
         "rounds": _ROUNDS.value,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "machine": platform.machine(),
+        **interleaved.machine(),
     }
     for name, build in (("dense", _dense), ("conv", _convolutional)):
         result[name] = _measure(build)
@@ -101,10 +85,7 @@ def main(argv):
                 f"{row['beyond build']:+6.2f} s beyond building, "
                 f"{row['/ clone_model']:.2f} of clone_model"
             )
-    path = pathlib.Path(_OUTPUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    logging.info("Wrote %s", path)
+    interleaved.write(_OUTPUT.value, result)
 
 
 if __name__ == "__main__":

@@ -22,17 +22,15 @@ of the process on all cores ("cpu"), which they touch less.
     python benchmarks/fake_quant.py [--rounds=25] [--output=<file.json>]
 """
 
-import json
-import pathlib
 import platform
 import statistics
 import time
 
+import interleaved
 import numpy as np
 import tensorflow as tf
 from absl import app
 from absl import flags
-from absl import logging
 
 from fliqs_tf import numerics
 from fliqs_tf.formats import get_format
@@ -190,8 +188,6 @@ def main(argv):
         for key in ("median", "cpu")
     }
     print(f"floor {floor['median']:.2f}, cpu {floor['cpu']:.2f}")
-    path = pathlib.Path(_OUTPUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "bytes": 4 * int(np.prod(_SHAPE)),
         "rounds": _ROUNDS.value,
@@ -202,8 +198,7 @@ def main(argv):
         "floor cpu / tf tensor given": floor["cpu"],
         "milliseconds": rows,
     }
-    path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    logging.info("Wrote %s", path)
+    interleaved.write(_OUTPUT.value, result)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,10 @@ by both; its own time is a row, too.
     python benchmarks/verification.py [--samples=10000] [--output=<file.json>]
 """
 
-import json
-import pathlib
-import platform
-import statistics
-import time
-
-import keras
+import interleaved
 import numpy as np
-import tensorflow as tf
 from absl import app
 from absl import flags
-from absl import logging
 
 import fliqs_tf as fliqs
 from fliqs_tf.export import modes
@@ -79,20 +71,11 @@ def _functions():
 def main(argv):
     """Runs the benchmark."""
     del argv
-    functions = _functions()
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(_ROUNDS.value):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    seconds = {name: statistics.median(t) for name, t in times.items()}
+    seconds = interleaved.seconds(_functions(), _ROUNDS.value)
     result = {
         "samples": _SAMPLES.value,
         "rounds": _ROUNDS.value,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "machine": platform.machine(),
+        **interleaved.machine(),
         "rows": {
             name: {"seconds": value, "/ eager": value / seconds["eager"]}
             for name, value in seconds.items()
@@ -100,10 +83,7 @@ def main(argv):
     }
     for name, row in result["rows"].items():
         print(f"{name:12s} {row['seconds']:6.2f} s, {row['/ eager']:.2f} eager")
-    path = pathlib.Path(_OUTPUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    logging.info("Wrote %s", path)
+    interleaved.write(_OUTPUT.value, result)
 
 
 if __name__ == "__main__":

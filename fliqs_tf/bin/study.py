@@ -47,20 +47,16 @@ def main(argv):
     study = study_flags.study_from_flags()
     command = study_flags.command(sys.argv[1:])
     workers = study_flags.WORKERS.value
-    failed = _do_runs(study, workers, command) if workers else []
-    if any(study.is_finished(config) for config in study.runs):
-        table = reports.study_table(study.write_report(command))
-        console = rich.console.Console()
-        if not console.is_terminal:
-            # A file has no width of its own.
-            console = rich.console.Console(width=_FILE_WIDTH)
-        console.print(table)
-        rich.print(f"The study's folder is {study.root.resolve()}")
-    elif not workers:
-        raise ValueError(
-            "A report needs a run that is finished. Received: run_dir="
-            f"{study.root}, which has none; start the study with --workers=1."
-        )
+    if not workers:
+        _show_report(study, command)
+        return
+    study.create()
+    # For the processes: what TensorFlow says at its import is in no log.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _lock(study):
+        failed = _Workers(study, workers, command).run()
+        if len(failed) < len(study.runs):
+            _show_report(study, command)
     if failed:
         raise ValueError(
             f"Every run must finish. Received: {len(failed)} that did not: "
@@ -69,12 +65,20 @@ def main(argv):
         )
 
 
-def _do_runs(study, workers, command):
-    study.create()
-    # For the processes: what TensorFlow says at its import is in no log.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _lock(study):
-        return _Workers(study, workers, command).run()
+def _show_report(study, command):
+    """Writes the report of what is finished, and prints its table."""
+    if not study.results():
+        raise ValueError(
+            "A report needs a run that is finished. Received: run_dir="
+            f"{study.root}, which has none; start the study with --workers=1."
+        )
+    table = reports.study_table(study.write_report(command))
+    console = rich.console.Console()
+    if not console.is_terminal:
+        # A file has no width of its own.
+        console = rich.console.Console(width=_FILE_WIDTH)
+    console.print(table)
+    rich.print(f"The study's folder is {study.root.resolve()}")
 
 
 def _lock(study):

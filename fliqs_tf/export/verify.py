@@ -8,8 +8,8 @@ call where a last bit carries a value across a rounding boundary. Without that
 optimizer's `arithmetic_optimization`
 (`tf.config.optimizer.set_experimental_options`) and without XLA they were equal
 to it on all samples measured. Elsewhere the file rounds more or less than the
-reference on purpose: a last bit is nothing beside that, and compiled calls take
-a fifth of the time (`benchmarks/verification.py`).
+reference on purpose: a last bit is nothing beside that, and with compiled calls
+10,000 images take half the time (`benchmarks/verification.py`).
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from fliqs_tf.export.ranges import CALIBRATION_SAMPLES
 
 BATCH_SIZE = 64
 RANDOM_SAMPLES = 64
-# Tracing a ResNet takes as long as 5 to 13 of its eager calls.
+# Tracing a ResNet-8 took as long as 5 to 13 of its eager calls.
 _EAGER_BATCHES = 8
 _SEED = 0
 
