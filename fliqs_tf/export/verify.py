@@ -33,7 +33,7 @@ from fliqs_tf.export.ranges import CALIBRATION_SAMPLES
 
 BATCH_SIZE = 64
 RANDOM_SAMPLES = 64
-# Tracing a ResNet-8 took as long as 5 to 13 of its eager calls.
+# Tracing takes as long as some eager calls.
 _EAGER_BATCHES = 8
 _SEED = 0
 
