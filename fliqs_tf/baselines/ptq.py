@@ -22,6 +22,7 @@ from fliqs_tf import costs
 from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
+from fliqs_tf.layers import calibration
 from fliqs_tf.recalibrate import recalibrate
 from fliqs_tf.space import TIED
 
@@ -30,7 +31,10 @@ _TRAINING_SHARE = 0.5
 # Of the run's learning rate, which has trained the float model. A model that
 # was trained before gets all of it, as it does under every other method.
 _FINE_TUNING_RATE = 0.3
+# For statistics of batch norms and inputs.
 _BATCHES = 4
+# For sensitivities; `benchmarks/sensitivities.py` compares numbers.
+_SAMPLES = 128
 _FLOAT = "fp32"
 
 
@@ -86,8 +90,8 @@ def sensitivities(
 
     Args:
         model: Trained plain model.
-        data: Batches `x` or `(x, ...)`, of which the first four are looked at,
-            without their labels.
+        data: Batches `x` or `(x, ...)`, of which the first 128 samples are
+            looked at, without their labels.
         space: Formats of every layer.
         input_range: See `to_searchable`.
         input_signedness: See there.
@@ -107,6 +111,8 @@ def sensitivities(
         input_formats=input_formats,
     )
     untouched = probe.options.index(_FLOAT)
+    # What it is to look at would calibrate it.
+    calibration.allow_uncalibrated(probe.model)
 
     @tf.function(reduce_retracing=True)
     def log_probabilities(x):
@@ -115,23 +121,18 @@ def sensitivities(
             return ops.log_softmax(outputs)
         return ops.log(outputs + keras.config.epsilon())
 
-    batches = [
-        keras.utils.unpack_x_y_sample_weight(batch)[0]
-        for batch in data.take(_BATCHES)
-    ]
+    inputs_only = data.map(lambda inputs, *_: inputs)
+    (inputs,) = inputs_only.unbatch().batch(_SAMPLES).take(1)
     sample = np.full(len(probe.decisions), untouched)
     probe.set(sample)
-    references = [log_probabilities(x) for x in batches]
+    reference = log_probabilities(inputs)
     result = np.zeros((len(probe.decisions), len(space)))
     for decision, option in np.ndindex(*result.shape):
         changed = sample.copy()
         changed[decision] = option
         probe.set(changed)
-        result[decision, option] = np.mean(
-            [
-                _divergence(reference, log_probabilities(x))
-                for reference, x in zip(references, batches, strict=True)
-            ]
+        result[decision, option] = _divergence(
+            reference, log_probabilities(inputs)
         )
     return result
 

@@ -13,6 +13,11 @@ _SHOWN = 5
 _told: Any = weakref.WeakSet()
 
 
+def allow_uncalibrated(model) -> None:
+    """Lets a model take the ranges of the tensors at hand without a warning."""
+    _told.add(model)
+
+
 def warn_if_uncalibrated(layer) -> None:
     """Logs, once a model, which of its layers have a range without data.
 

@@ -187,7 +187,8 @@ class PostTrainingTest(absltest.TestCase):
 
     def test_sensitivity_is_that_of_the_planted_layer(self):
         task, _ = planted.planted_task()
-        robust, fine = ptq.sensitivities(task.model, task.data, task.space)
+        with self.assertNoLogs("absl", "WARNING"):
+            robust, fine = ptq.sensitivities(task.model, task.data, task.space)
         # Exact in all formats, up to float32.
         np.testing.assert_allclose(robust, 0.0, atol=1e-6)
         self.assertGreater(fine[0], 0.01)
