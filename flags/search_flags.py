@@ -140,10 +140,11 @@ CREDIT = flags.DEFINE_enum(
 PRIOR_WEIGHT = flags.DEFINE_float(
     "prior_weight",
     _DEFAULTS["prior_weight"],
-    "How much counts, in the policy at the start, what each format of each "
-    "layer alone does to the output of the --model_file: minus the divergence, "
-    "in nat. That policy keeps the budget, as far as --beta asks for it. 0 for "
-    "a uniform one, the paper's setting.",
+    "How much the policy at the start goes by what each format of each layer "
+    "alone does to the output of the --model_file (a divergence, relative to "
+    "the mean that the best assignment within the budget has). That policy "
+    "keeps the budget, as far as --beta asks for it. 0 for a uniform one, the "
+    "paper's setting.",
     lower_bound=0.0,
     upper_bound=10000.0,
 )

@@ -248,9 +248,8 @@ class SearchConfig(TrainConfig):
         baseline_momentum: See there.
         cost_samples: See there.
         credit: See there.
-        prior_weight: Of minus the sensitivities (nat) that a post-training
-            search finds in the model of `model_file`, as the prior there; 0
-            for none.
+        prior_weight: Of minus the sensitivities that a post-training search
+            finds in the model of `model_file`, as the prior there; 0 for none.
         variant: What a study calls these settings of the search, where it
             compares several; it changes nothing else.
     """

@@ -60,9 +60,10 @@ class Controller(keras.layers.Layer):
             (`fliqs_tf.baselines.sensitivities`); `None` for nothing. A critic
             starts from it.
         prior_weight: How much it counts, against the entropy, in the policy
-            at the start, see `fliqs_tf.prior.initial_logits`. That policy
-            keeps the budget, and seldom samples what is known to break the
-            model.
+            at the start, in units of what the best assignment within the
+            budget gives up in a decision, see `fliqs_tf.prior.initial_logits`.
+            That policy keeps the budget, and seldom samples what is known to
+            break the model.
     """
 
     def __init__(

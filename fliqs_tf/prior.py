@@ -21,15 +21,22 @@ def initial_logits(
 
     Under values `v` and for independent decisions it maximises
 
-        E[sum_d v_d] - beta * max(0, E[C] / C_target - 1) + sum_d H_d / weight
+        E[sum_d v_d] - beta * max(0, E[C] / C_target - 1) + T sum_d H_d
 
     The condition for that is a Boltzmann distribution with a price of the cost,
 
-        logits_d = weight * (v_d - price * dE[C]/dp_d / C_target),
+        logits_d = (v_d - price * dE[C]/dp_d / C_target) / T,
 
     where the price is the least in [0, beta] at which the expected cost does
     not exceed its target. Where a cost depends on two decisions (weights and
-    inputs apart), this is an equation, solved by iteration.
+    inputs apart), this is an equation, solved by iteration. The temperature
+
+        T = 1 / weight * mean_d (max_o v_do - v_d*)
+
+    is in units of what the best assignment within the budget, `*`, gives up in
+    a decision: the same weight explores as widely, against what is at stake, in
+    a network of few sensitive layers as in one of many robust ones. Where
+    nothing is given up, `T = 1 / weight`.
 
     A price of `beta` and a cost still above the target means that the reward
     itself prefers to pay: a warning says from which `beta` on it does not.
@@ -38,18 +45,22 @@ def initial_logits(
         budget: The budget. For a cost that is a largest of sums the price is
             0.
         values: Qualities of the options, finite, `(decisions, options)`.
-        weight: How much they count against the entropy.
+        weight: How much they count against the entropy; 0 for a uniform policy.
         beta: Weight of the cost in the reward, in units of the quality.
 
     Returns:
         float64 `(decisions, options)`.
     """
     values = np.asarray(values, "float64")
-    if not budget.is_sum or weight == 0.0:
-        return weight * values
+    if weight == 0.0:
+        return np.zeros_like(values)
     padding = np.where(budget.is_option, 0.0, -np.inf)
     # From there a price can only lead to something cheaper.
     best = np.eye(values.shape[1])[budget.most_probable(values)]
+    given_up = np.max(values + padding, axis=1) - np.sum(best * values, axis=1)
+    weight /= np.mean(given_up) or 1.0
+    if not budget.is_sum:
+        return weight * values
 
     def at(price):
         probabilities = best

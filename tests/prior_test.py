@@ -31,10 +31,22 @@ def _probabilities(logits, budget):
     return shares / shares.sum(1, keepdims=True)
 
 
-def _objective(p, values, budget, weight, beta):
+def _temperature(values, budget, samples, prices, weight):
+    """By enumeration."""
+    best = max(
+        sum(values[range(len(sample)), sample])
+        for sample, price in zip(samples, prices, strict=True)
+        if price <= budget.target
+    )
+    most = np.where(budget.is_option, values, -np.inf).max(axis=1).sum()
+    # On seed 1 nothing is given up.
+    return ((most - best) / len(values) or 1.0) / weight
+
+
+def _objective(p, values, budget, temperature, beta):
     entropy = -np.sum(p * np.log(np.where(p > 0, p, 1.0)))
     excess = max(0.0, budget.expected_ratio(p) - 1.0)
-    return np.sum(p * values) - beta * excess + entropy / weight
+    return np.sum(p * values) - beta * excess + temperature * entropy
 
 
 class ExpectedCostTest(parameterized.TestCase):
@@ -62,20 +74,33 @@ class ExpectedCostTest(parameterized.TestCase):
 class InitialLogitsTest(parameterized.TestCase):
     @parameterized.product(seed=(0, 1, 2, 3), weight=(0.5, 3.0, 20.0))
     def test_meets_the_target_and_no_neighbour_is_better(self, seed, weight):
-        budget, values, _, _ = _problem(seed, 0.3)
+        budget, values, *all_of_them = _problem(seed, 0.3)
+        temperature = _temperature(values, budget, *all_of_them, weight)
         beta = 100.0
         logits = initial_logits(budget, values, weight, beta)
         p = _probabilities(logits, budget)
         self.assertAlmostEqual(budget.expected_ratio(p), 1.0, places=4)
-        best = _objective(p, values, budget, weight, beta)
+        best = _objective(p, values, budget, temperature, beta)
         rng = np.random.default_rng(seed)
         for _ in range(300):
             other = _probabilities(
                 logits + rng.normal(size=p.shape) * 0.1, budget
             )
-            value = _objective(other, values, budget, weight, beta)
+            value = _objective(other, values, budget, temperature, beta)
             # The target is met to a millionth, at 100 a unit.
             self.assertLess(value, best + 1.1e-4)
+
+    def test_neither_a_unit_nor_an_offset_matters(self):
+        budget, values, _, _ = _problem(0, 0.3)
+        offset = np.arange(len(values))[:, None]
+        np.testing.assert_allclose(
+            _probabilities(initial_logits(budget, values, 3.0, 99.0), budget),
+            _probabilities(
+                initial_logits(budget, 0.01 * values + offset, 3.0, 99.0),
+                budget,
+            ),
+            atol=1e-6,
+        )
 
     def test_costs_nothing_within_the_budget(self):
         budget, values, _, _ = _problem(0, 1.0)
@@ -94,13 +119,14 @@ class InitialLogitsTest(parameterized.TestCase):
         price = (6.0 + np.log(2.0)) * 2.0 / 3.0
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            logits = initial_logits(budget, values, 1.0, price + 0.01)
+            # The best assignment gives up 6.
+            logits = initial_logits(budget, values, 6.0, price + 0.01)
         self.assertAlmostEqual(np.diff(logits).item(), -np.log(2), places=4)
         with self.assertWarnsRegex(
             UserWarning,
             r"it, 4.46 at the target. Received: beta=1, .*about 8.9",
         ):
-            logits = initial_logits(budget, values, 1.0, 1.0)
+            logits = initial_logits(budget, values, 6.0, 1.0)
         self.assertAlmostEqual(np.diff(logits).item(), 6.0 - 1.5)
 
     def test_options_that_do_not_exist_cost_nothing(self):
@@ -120,7 +146,13 @@ class InitialLogitsTest(parameterized.TestCase):
         budget = Budget(_COST, terms, decisions, 2.0)
         values = np.array([[0.0, 6.0]])
         np.testing.assert_array_equal(
-            initial_logits(budget, values, 2.0, 1.0), 2.0 * values
+            initial_logits(budget, values, 12.0, 1.0), 2.0 * values
+        )
+
+    def test_no_weight_is_uniform(self):
+        budget, values, _, _ = _problem(0, 0.3)
+        np.testing.assert_array_equal(
+            initial_logits(budget, values, 0.0, 1.0), 0.0 * values
         )
 
 
