@@ -9,8 +9,6 @@ INT2 to INT8 at the cost of INT4.
     python benchmarks/sensitivities.py --model_file=<model.h5> [--nonormalize]
 """
 
-import time
-
 import interleaved
 import numpy as np
 from absl import app
@@ -80,9 +78,7 @@ def main(argv):
     """Runs the benchmark."""
     del argv
     model = initial_model.load(_MODEL.value)
-    start = time.perf_counter()
     pieces = _sensitivities(model)
-    seconds = (time.perf_counter() - start) / len(pieces)
     cost = fliqs.costs.get("bitops")
     choice = Choice(
         model,
@@ -108,7 +104,6 @@ def main(argv):
         _OUTPUT.value,
         {
             "decisions": len(choice.decisions),
-            "seconds_of_64": seconds,
             **interleaved.machine(),
             "rows": rows,
         },
