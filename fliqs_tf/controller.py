@@ -11,6 +11,7 @@ from fliqs_tf import numerics
 from fliqs_tf.budget import Budget
 from fliqs_tf.critic import Critic
 from fliqs_tf.policy import Policy
+from fliqs_tf.prior import deviations
 from fliqs_tf.prior import initial_logits
 
 CREDITS = ("sample", "decision")
@@ -161,7 +162,7 @@ class Controller(keras.layers.Layer):
             initial_logits(budget, prior, self.prior_weight, beta)
         )
         if self.critic is not None:
-            self.critic.start(prior)
+            self.critic.start(prior, deviations(budget, prior))
 
     def entropy_weight_at(self, progress):
         """Weight `w` of the entropy penalty at a fraction of the run."""

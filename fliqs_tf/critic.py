@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from fliqs_tf import numerics
 from fliqs_tf.policy import Policy
 
 
@@ -25,9 +26,16 @@ class Critic(keras.layers.Layer):
     the progress of the weights, moves no `v`.
 
     It learns by least mean squares. An option's rate falls with its number of
-    visits `n` in `D` decisions, `max(1 / (n + D), 1 - momentum)`: all decisions
-    together never correct more than the error, and late samples, under weights
-    that have learned, replace early ones.
+    visits `n` in `D` decisions,
+
+        max(1 / (n + D + r), (1 - momentum) / (1 + r)):
+
+    all decisions together never correct more than the error, and late samples,
+    under weights that have learned, replace early ones. `r` is 0, or, if the
+    option's value is known beforehand up to a standard deviation `s`, the ratio
+    `E[error^2] / s^2` of the noise of a sample to that: the gain of a Kalman
+    filter for a constant. A batch that can tell nothing of the small
+    differences between two formats of a robust layer then leaves them alone.
 
     Args:
         momentum: Weight of the past in the long run, in [0, 1).
@@ -40,22 +48,26 @@ class Critic(keras.layers.Layer):
     def prepare(self, policy: Policy) -> None:
         """Creates the state for a policy."""
         shape = tuple(policy.logits.shape)
-        self.values, self.visits = (
+        self.values, self.visits, self.precisions = (
             self.add_weight(
                 name=name, shape=shape, initializer="zeros", aggregation="mean"
             )
-            for name in ("values", "visits")
+            for name in ("values", "visits", "precisions")
+        )
+        self.noise = self.add_weight(
+            name="noise", shape=(), initializer="zeros", aggregation="mean"
         )
         self.built = True
 
-    def start(self, values) -> None:
-        """Starts from known values, `(decisions, options)`.
+    def start(self, values, deviations) -> None:
+        """Starts from known values.
 
-        They count as much as what is remembered of visits in the long run.
+        Args:
+            values: `(decisions, options)`.
+            deviations: Their standard deviations, positive, of that shape.
         """
         self.values.assign(values)
-        visits = 1.0 / (1.0 - self.momentum)
-        self.visits.assign(ops.full_like(self.visits, visits))
+        self.precisions.assign(1.0 / ops.square(deviations))
 
     def update(self, policy: Policy, sample, advantage, learns) -> None:
         """Learns from one sample.
@@ -68,8 +80,18 @@ class Critic(keras.layers.Layer):
         """
         features = policy.log_prob_gradient(sample)
         error = advantage - ops.sum(features * self.values)
+        count = len(policy.decisions)
+        noise = numerics.running_mean(
+            self.noise,
+            ops.sum(self.visits) / count,
+            ops.square(error),
+            self.momentum,
+        )
+        self.noise.assign(ops.where(learns, noise, self.noise))
+        ratios = noise * self.precisions
         rates = ops.maximum(
-            1.0 / (self.visits + len(policy.decisions)), 1.0 - self.momentum
+            1.0 / (self.visits + count + ratios),
+            (1.0 - self.momentum) / (1.0 + ratios),
         )
         self.values.assign(
             self.values + ops.where(learns, features * rates * error, 0.0)

@@ -57,8 +57,7 @@ def initial_logits(
     padding = np.where(budget.is_option, 0.0, -np.inf)
     # From there a price can only lead to something cheaper.
     best = np.eye(values.shape[1])[budget.most_probable(values)]
-    given_up = np.max(values + padding, axis=1) - np.sum(best * values, axis=1)
-    weight /= np.mean(given_up) or 1.0
+    weight /= _given_up(budget, values)
     if not budget.is_sum:
         return weight * values
 
@@ -92,6 +91,32 @@ def initial_logits(
         )
         return logits
     return at(high)[0]
+
+
+def deviations(budget: Budget, values: np.ndarray) -> np.ndarray:
+    """How far what is known before the run may be wrong.
+
+    By as much as an option loses to the best one of its decision: a divergence
+    of a trained model says what a format does to within a factor or so. But by
+    no less than the mean that the best assignment gives up.
+
+    Args:
+        budget: The budget.
+        values: Qualities of the options, finite, `(decisions, options)`.
+
+    Returns:
+        Positive, float64 `(decisions, options)`.
+    """
+    values = np.asarray(values, "float64")
+    most = np.where(budget.is_option, values, -np.inf).max(axis=1)
+    return np.maximum(most[:, None] - values, _given_up(budget, values))
+
+
+def _given_up(budget, values):
+    """What the best assignment loses in a decision, or else 1."""
+    most = np.where(budget.is_option, values, -np.inf).max(axis=1)
+    best = budget.most_probable(values)
+    return np.mean(most - values[np.arange(len(values)), best]) or 1.0
 
 
 def _softmax(logits):

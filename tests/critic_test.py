@@ -158,6 +158,23 @@ class CreditTest(parameterized.TestCase):
         controller.critic.values.assign(values)
         np.testing.assert_array_equal(controller.scores(policy), values)
 
+    def test_noise_does_not_move_what_is_known(self):
+        # As of a layer that any format suits, in batches that differ by 0.1.
+        prior = np.array([[0.0, -1e-4, -1e-3], [0.0, -1e-4, -2.0]], "float32")
+        policy, critic = make((3, 3))
+        critic.start(prior, np.maximum(-prior, 5e-4))
+        random = np.random.default_rng(0)
+        for _ in range(1000):
+            sample = random.integers(3, size=2)
+            # In truth the last option is half as bad as it seemed.
+            quality = -1.0 * (sample[1] == 2) + 1.0 / 3.0
+            noise = 0.1 * random.standard_normal()
+            critic.update(policy, sample.astype("int32"), quality + noise, True)
+        values = np.asarray(critic.values)
+        np.testing.assert_allclose(values[:, :2], prior[:, :2], atol=5e-4)
+        self.assertAlmostEqual(values[0, 2], prior[0, 2], delta=5e-4)
+        self.assertAlmostEqual(values[1, 2], -1.0, delta=0.1)
+
     def test_configuration(self):
         controller = self._controller(make()[0])
         copy = Controller.from_config(controller.get_config())
@@ -203,14 +220,17 @@ class PriorTest(parameterized.TestCase):
         policy, _ = make()
         controller = self._controller(policy, self._PRIOR)
         np.testing.assert_array_equal(controller.scores(policy), self._PRIOR)
-        # As if after 100 visits: the next correction is by a hundredth.
         controller.critic.update(
             policy, np.array([0, 0], "int32"), np.float32(5.0), True
         )
         p = np.asarray(policy.probabilities())
         features = np.array([[1, 0, 0], [1, 0, 0]]) - p
         error = 5.0 - np.sum(features * self._PRIOR)
-        expected = self._PRIOR + 0.01 * error * features
+        # By what it loses, an option's value may be wrong; nothing is given up
+        # within this budget, hence by 1 at least.
+        deviations = np.array([[1.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
+        rates = 1.0 / (0 + 2 + error**2 / deviations**2)
+        expected = self._PRIOR + rates * error * features
         np.testing.assert_allclose(
             controller.critic.values, expected, rtol=1e-5
         )
