@@ -31,10 +31,11 @@ class Critic(keras.layers.Layer):
         max(1 / (n + D + r), (1 - momentum) / (1 + r)):
 
     all decisions together never correct more than the error, and late samples,
-    under weights that have learned, replace early ones. `r` is 0, or, if the
-    option's value is known beforehand up to a standard deviation `s`, the ratio
-    `E[error^2] / s^2` of the noise of a sample to that: the gain of a Kalman
-    filter for a constant. A batch that can tell nothing of the small
+    under weights that have learned, replace early ones. Values known beforehand
+    count as `1 / (1 - momentum)` visits, what is remembered in the long run.
+    `r` is 0, or, if they are known up to a standard deviation `s`, the ratio
+    `E[error^2] / s^2` of the noise of a sample to that, as in the gain of a
+    Kalman filter for a constant. A batch that can tell nothing of the small
     differences between two formats of a robust layer then leaves them alone.
 
     Args:
@@ -54,8 +55,11 @@ class Critic(keras.layers.Layer):
             )
             for name in ("values", "visits", "precisions")
         )
-        self.noise = self.add_weight(
-            name="noise", shape=(), initializer="zeros", aggregation="mean"
+        self.noise, self.samples = (
+            self.add_weight(
+                name=name, shape=(), initializer="zeros", aggregation="mean"
+            )
+            for name in ("noise", "samples")
         )
         self.built = True
 
@@ -68,6 +72,8 @@ class Critic(keras.layers.Layer):
         """
         self.values.assign(values)
         self.precisions.assign(1.0 / ops.square(deviations))
+        visits = 1.0 / (1.0 - self.momentum)
+        self.visits.assign(ops.full_like(self.visits, visits))
 
     def update(self, policy: Policy, sample, advantage, learns) -> None:
         """Learns from one sample.
@@ -82,12 +88,11 @@ class Critic(keras.layers.Layer):
         error = advantage - ops.sum(features * self.values)
         count = len(policy.decisions)
         noise = numerics.running_mean(
-            self.noise,
-            ops.sum(self.visits) / count,
-            ops.square(error),
-            self.momentum,
+            self.noise, self.samples, ops.square(error), self.momentum
         )
+        learned = ops.cast(learns, "float32")
         self.noise.assign(ops.where(learns, noise, self.noise))
+        self.samples.assign(self.samples + learned)
         ratios = noise * self.precisions
         rates = ops.maximum(
             1.0 / (self.visits + count + ratios),
@@ -96,8 +101,7 @@ class Critic(keras.layers.Layer):
         self.values.assign(
             self.values + ops.where(learns, features * rates * error, 0.0)
         )
-        visit = ops.cast(learns, "float32") * policy.one_hot(sample)
-        self.visits.assign(self.visits + visit)
+        self.visits.assign(self.visits + learned * policy.one_hot(sample))
 
     def gradient(self, policy: Policy):
         """Gradient of the expected quality in the logits.

@@ -164,7 +164,7 @@ class CreditTest(parameterized.TestCase):
         policy, critic = make((3, 3))
         critic.start(prior, np.maximum(-prior, 5e-4))
         random = np.random.default_rng(0)
-        for _ in range(1000):
+        for _ in range(2000):
             sample = random.integers(3, size=2)
             # In truth the last option is half as bad as it seemed.
             quality = -1.0 * (sample[1] == 2) + 1.0 / 3.0
@@ -229,7 +229,9 @@ class PriorTest(parameterized.TestCase):
         # By what it loses, an option's value may be wrong; nothing is given up
         # within this budget, hence by 1 at least.
         deviations = np.array([[1.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
-        rates = 1.0 / (0 + 2 + error**2 / deviations**2)
+        # And it counts as 100 visits.
+        ratios = error**2 / deviations**2
+        rates = np.maximum(1.0 / (100 + 2 + ratios), 0.01 / (1.0 + ratios))
         expected = self._PRIOR + rates * error * features
         np.testing.assert_allclose(
             controller.critic.values, expected, rtol=1e-5
