@@ -56,8 +56,9 @@ def initial_logits(
         return np.zeros_like(values)
     padding = np.where(budget.is_option, 0.0, -np.inf)
     # From there a price can only lead to something cheaper.
-    best = np.eye(values.shape[1])[budget.most_probable(values)]
-    weight /= _given_up(budget, values)
+    sample = budget.most_probable(values)
+    best = np.eye(values.shape[1])[sample]
+    weight /= _given_up(_losses(budget, values), sample)
     if not budget.is_sum:
         return weight * values
 
@@ -96,9 +97,9 @@ def initial_logits(
 def deviations(budget: Budget, values: np.ndarray) -> np.ndarray:
     """How far what is known before the run may be wrong.
 
-    By as much as an option loses to the best one of its decision: a divergence
-    of a trained model says what a format does to within a factor or so. But by
-    no less than the mean that the best assignment gives up.
+    By as much as an option loses to the best one of its decision: the
+    divergence of a trained model is taken to say what a format does to within a
+    factor. But by no less than the mean that the best assignment gives up.
 
     Args:
         budget: The budget.
@@ -108,15 +109,19 @@ def deviations(budget: Budget, values: np.ndarray) -> np.ndarray:
         Positive, float64 `(decisions, options)`.
     """
     values = np.asarray(values, "float64")
-    most = np.where(budget.is_option, values, -np.inf).max(axis=1)
-    return np.maximum(most[:, None] - values, _given_up(budget, values))
+    losses = _losses(budget, values)
+    return np.maximum(losses, _given_up(losses, budget.most_probable(values)))
 
 
-def _given_up(budget, values):
-    """What the best assignment loses in a decision, or else 1."""
+def _losses(budget, values):
+    """What each option loses to the best one of its decision."""
     most = np.where(budget.is_option, values, -np.inf).max(axis=1)
-    best = budget.most_probable(values)
-    return np.mean(most - values[np.arange(len(values)), best]) or 1.0
+    return most[:, None] - values
+
+
+def _given_up(losses, sample):
+    """What a sample loses in a decision, or else 1."""
+    return np.mean(losses[np.arange(len(losses)), sample]) or 1.0
 
 
 def _softmax(logits):

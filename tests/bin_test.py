@@ -25,7 +25,6 @@ from fliqs_tf.config import SearchConfig
 from fliqs_tf.config import TrainConfig
 from fliqs_tf.controller import Controller
 from fliqs_tf.files import read_json
-from fliqs_tf.prior import initial_logits
 from fliqs_tf.run_folder import RunFolder
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -139,14 +138,15 @@ class RunTest(parameterized.TestCase):
         self.assertEqual(read_json(assignment)["layers"], formats)
 
         # A search that starts from what post-training search knows.
-        priors = []
+        controllers = []
         start = Controller.prepare
 
         def prepare(controller, policy, budget, beta):
             start(controller, policy, budget, beta)
-            known = initial_logits(budget, controller.prior, 2.0, beta)
-            np.testing.assert_allclose(policy.logits, known, rtol=1e-5)
-            priors.append(controller.prior)
+            known = controller.prior
+            best = budget.most_probable(known)
+            given_up = np.mean(known.max(1) - known[np.arange(len(best)), best])
+            controllers.append((known, np.array(policy.logits), given_up))
 
         with mock.patch.object(Controller, "prepare", prepare):
             for inputs in ("tied", "apart"):
@@ -159,10 +159,16 @@ class RunTest(parameterized.TestCase):
                         prior_weight=2.0,
                     )
                 )
-        for prior, each in zip(priors, (1, 2), strict=True):
-            self.assertEqual(prior.shape, (each * len(formats), 5))
+        for (known, logits, given_up), each in zip(
+            controllers, (1, 2), strict=True
+        ):
+            # Beside what is known of it, an option's price.
+            prices = known - logits * given_up / 2.0
+            self.assertGreater(prices.min(), -1e-4)
+            np.testing.assert_array_less(prices[:, :-1], prices[:, 1:] + 1e-4)
             # No format does less to a trained model than the widest one.
-            self.assertLess(prior[:, 0].sum(), prior[:, -1].sum())
+            self.assertEqual(logits.shape, (each * len(formats), 5))
+            self.assertLess(known[:, 0].sum(), known[:, -1].sum())
 
     def test_somebody_else_s_model_from_pixels_to_an_integer_file(self):
         model = keras.Sequential(
