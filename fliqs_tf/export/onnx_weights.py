@@ -45,6 +45,10 @@ _WEIGHT_INPUTS = {
     "MatMul": 1,
 }
 _PRODUCTS = ("Gemm", "MatMul")
+# Where a CPU lacks VNNI, ONNX Runtime 1.32 adds pairs of products of inputs and
+# weights in 16 bits, which saturate. Up to this largest code of the weights
+# they do not: 2 * 255 * 63 < 2^15.
+_SAFE_LEVELS = 63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +158,7 @@ def store(graph: OnnxGraph, kernels: Sequence[Kernel]) -> list[Stored]:
         key = kernel.path, name
         if key not in written:
             written[key] = _write(
-                graph, node, kernel.path, container, codes, axis, scale
+                graph, node, kernel, container, codes, axis, scale
             )
         tensor, decoded = written[key]
         node.input[number] = decoded
@@ -165,9 +169,9 @@ def store(graph: OnnxGraph, kernels: Sequence[Kernel]) -> list[Stored]:
     return found
 
 
-def _write(graph, node, path, container, codes, axis, scale):
+def _write(graph, node, kernel, container, codes, axis, scale):
     """Returns the names of the stored tensor and of the decoded one."""
-    name = weights.tensor_name(path)
+    name = weights.tensor_name(kernel.path)
     shape = [1] * codes.ndim
     shape[axis] = -1
     if container.type_name == "FLOAT":
@@ -179,9 +183,16 @@ def _write(graph, node, path, container, codes, axis, scale):
     tensor = graph.add_constant(name, values)
     scale = scale * np.float32(container.unit)
     # ONNX Runtime 1.32 makes one operator of a product with weights behind
-    # DequantizeLinear, which rounds float inputs to 8 bits by default. With
-    # the scale behind it no runtime takes it for that.
-    is_apart = node.op_type in _PRODUCTS and not _is_rounded(graph, node)
+    # DequantizeLinear, which rounds float inputs to 8 bits by default, and
+    # saturates sums of the widest codes on some CPUs. With the scale behind it
+    # no runtime takes it for that.
+    is_apart = node.op_type in _PRODUCTS and (
+        not _is_rounded(graph, node)
+        or (
+            container.type_name == "INT8"
+            and rounding.levels_of(kernel.fmt) > _SAFE_LEVELS
+        )
+    )
     if not container.is_half and not is_apart:
         factor = graph.add_constant(f"{name}/scale", scale)
         inputs = [tensor, factor]

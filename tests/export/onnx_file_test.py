@@ -216,6 +216,23 @@ class GraphTest(_OnnxTestCase):
         kinds = {node.op_type for node in self.graph().nodes}
         self.assertEqual("Clip" in kinds, clipped)
 
+    @parameterized.parameters(("int7", "DequantizeLinear"), ("int8", "Mul"))
+    def test_no_runtime_saturates_sums_of_the_largest_codes(self, fmt, kind):
+        inputs = keras.Input((64,), name="x")
+        layer = keras.layers.Dense(3, kernel_initializer="ones", name="dense")
+        ones = np.ones((4, 64), np.float32)
+        model = small_models.fixed(
+            keras.Model(inputs, layer(inputs)), fmt, ones
+        )
+        report = export_onnx(model, self.path, "fake_quant", ones)
+        self.assertLess(report.max_relative_error, 1e-6)
+        graph = self.graph()
+        (product,) = [n for n in graph.nodes if n.op_type in ("Gemm", "MatMul")]
+        (producer,) = [n for n in graph.nodes if product.input[1] in n.output]
+        # Weights that stand directly behind DequantizeLinear may be multiplied
+        # in integers.
+        self.assertEqual(producer.op_type, kind)
+
     @parameterized.parameters("int4", "int8", "e4m3fn")
     def test_range_of_the_tensor_at_hand(self, fmt):
         model = small_models.fixed(

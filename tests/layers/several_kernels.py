@@ -45,10 +45,16 @@ VARIANTS = (
 )
 
 
+# Of inputs and weights. At these no value between the two kernels lies on the
+# boundary of two codes, where the order of sums, which differs from machine to
+# machine, decides.
+_SEEDS = {"SeparableConv1D": 14, "SeparableConv2D": 2}
+
+
 def arguments(kind):
     """Arguments of a call."""
     _, shape = KINDS[kind]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(_SEEDS.get(kind, 0))
     x = rng.standard_normal(shape).astype("float32")
     if kind == "Embedding":
         x = rng.integers(0, 7, shape)
@@ -59,6 +65,7 @@ def make(kind, keywords=None, **kwargs):
     """Returns a layer, its Keras twin of equal weights, and call arguments."""
     given = {**KINDS[kind][0], **(keywords or {})}
     inputs = arguments(kind)
+    keras.utils.set_random_seed(_SEEDS.get(kind, 0))
     layer = getattr(layers, kind)(**given, **kwargs)
     twin = getattr(keras.layers, kind)(**given)
     layer(*inputs)
