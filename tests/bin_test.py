@@ -85,6 +85,7 @@ class RunTest(parameterized.TestCase):
             **{**_TINY, **changes},
         )
 
+    @pytest.mark.slow
     def test_search_that_is_stopped_goes_on_as_if_it_had_not_been(self):
         whole = self._config(
             "whole", epochs=4, cost_samples=8, credit="decision"
@@ -116,6 +117,7 @@ class RunTest(parameterized.TestCase):
                 self.assertAlmostEqual(value, other["logs"][name], places=4)
         self.assertEqual(report["layers"], resumed["layers"])
 
+    @pytest.mark.slow
     def test_train_and_what_post_training_search_makes_of_it(self):
         config = self._config("float", TrainConfig, formats="fp32")
         report = experiment.train(config)
@@ -238,6 +240,7 @@ class RunTest(parameterized.TestCase):
         self.assertRegex(lines[2], "^Bound of memory: .* KiB, of at least")
 
     @parameterized.parameters("fliqs", "differentiable")
+    @pytest.mark.slow
     def test_every_part_of_a_recipe_together(self, method):
         teacher = fliqs_tf.models.get("residual_small", width=0.25)
         path = str(self.folder / f"teacher_{method}.keras")

@@ -96,8 +96,16 @@ class ConvertTest(parameterized.TestCase):
                 self.assertEqual(twin.tie, "all")
                 self.assertEqual(twin.get_config(), layer.get_config())
 
-    @parameterized.parameters("attention", "recurrent", "subclassed", "nested")
+    @parameterized.parameters("attention", "nested")
     def test_searched(self, name):
+        self._check_searched(name)
+
+    @parameterized.parameters("recurrent", "subclassed")
+    @pytest.mark.slow
+    def test_searched_for_longer(self, name):
+        self._check_searched(name)
+
+    def _check_searched(self, name):
         model, x, macs = example(name)
         search = fliqs.SearchModel(model, "int_s", cost_target="1.5xint4")
         search.compile("sgd", "mse")

@@ -4,6 +4,7 @@ import itertools
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -30,6 +31,15 @@ def make(sizes=(3, 2), logits=None, **kwargs):
     critic = Critic(**kwargs)
     critic.prepare(policy)
     return policy, critic
+
+
+@tf.function
+def learn(policy, critic, samples, advantages):
+    """Learns from many samples, one after another."""
+    samples = tf.cast(samples, tf.int32)
+    advantages = tf.cast(advantages, tf.float32)
+    for number in tf.range(len(samples)):
+        critic.update(policy, samples[number], advantages[number], True)
 
 
 class CriticTest(parameterized.TestCase):
@@ -83,11 +93,10 @@ class CriticTest(parameterized.TestCase):
         gains = np.array([[0.0, 0.1, 0.2], [0.3, 0.0, 0.0], [0.0, 0.02, 0.0]])
         policy, critic = make((3, 3, 3), momentum=0.998)
         random = np.random.default_rng(0)
-        for _ in range(3000):
-            sample = random.integers(3, size=3)
-            quality = gains[range(3), sample].sum() - gains.mean(1).sum()
-            noise = 0.1 * random.standard_normal()
-            critic.update(policy, sample.astype("int32"), quality + noise, True)
+        samples = random.integers(3, size=(3000, 3))
+        qualities = gains[range(3), samples].sum(1) - gains.mean(1).sum()
+        noise = 0.1 * random.standard_normal(3000)
+        learn(policy, critic, samples, qualities + noise)
         values = np.asarray(critic.values)
         # Up to a constant in each decision. An option has 1,000 visits, the
         # last 500 or so of which count: 0.1 / sqrt(500) = 0.0045; four sigma.
@@ -164,12 +173,11 @@ class CreditTest(parameterized.TestCase):
         policy, critic = make((3, 3))
         critic.start(prior, np.maximum(-prior, 5e-4))
         random = np.random.default_rng(0)
-        for _ in range(2000):
-            sample = random.integers(3, size=2)
-            # In truth the last option is half as bad as it seemed.
-            quality = -1.0 * (sample[1] == 2) + 1.0 / 3.0
-            noise = 0.1 * random.standard_normal()
-            critic.update(policy, sample.astype("int32"), quality + noise, True)
+        samples = random.integers(3, size=(2000, 2))
+        # In truth the last option is half as bad as it seemed.
+        qualities = -1.0 * (samples[:, 1] == 2) + 1.0 / 3.0
+        noise = 0.1 * random.standard_normal(2000)
+        learn(policy, critic, samples, qualities + noise)
         values = np.asarray(critic.values)
         np.testing.assert_allclose(values[:, :2], prior[:, :2], atol=5e-4)
         self.assertAlmostEqual(values[0, 2], prior[0, 2], delta=5e-4)

@@ -7,6 +7,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
@@ -328,6 +329,7 @@ class ModesTest(SearchTestCase):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6,
                                        err_msg=name)  # fmt: skip
 
+    @pytest.mark.slow
     def test_replicas(self):
         """Two replicas sample each their own formats, and stay in step."""
         code = f"""

@@ -6,6 +6,7 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -19,7 +20,8 @@ from tests.layers.several_kernels import arguments
 from tests.layers.several_kernels import make
 from tests.layers.several_kernels import reference
 
-_FORMATS = (
+_FORMATS = ("int2", "int4", "int8", "e2m1", "e4m3", "bf16")
+_ALL_FORMATS = (
     *("int2", "int3", "int4", "int5", "int6", "int7", "int8", "int16"),
     *SPACES["fp_l"],
     *("bf16", "fp16"),
@@ -48,6 +50,7 @@ class SeveralKernelsTest(parameterized.TestCase):
             np.testing.assert_array_equal(layer(*inputs), twin(*inputs))
 
     @parameterized.parameters(*KINDS)
+    @pytest.mark.slow
     def test_trains_compiled_in_each_policy(self, kind):
         for policy in ("float32", "mixed_bfloat16", "mixed_float16"):
             layer, twin, inputs = make(
@@ -77,8 +80,16 @@ class SeveralKernelsTest(parameterized.TestCase):
             )
 
     @parameterized.parameters(*KINDS)
+    def test_equals_the_reference(self, kind):
+        self._check_equals_the_reference(kind, _FORMATS)
+
+    @parameterized.parameters(*KINDS)
+    @pytest.mark.slow
     def test_equals_the_reference_at_every_format(self, kind):
-        for name in _FORMATS:
+        self._check_equals_the_reference(kind, _ALL_FORMATS)
+
+    def _check_equals_the_reference(self, kind, formats):
+        for name in formats:
             layer, twin, inputs = make(
                 kind, formats=name, input_range="dynamic"
             )
