@@ -86,16 +86,17 @@ def parse_build(text):
     return libraries
 
 
+@functools.cache
 def imported_names(text):
-    """Yields (line, dotted name, imported attribute or None)."""
+    """Returns a list of (line, dotted name, imported attribute or None)."""
+    found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name, None
+            found += [(node.lineno, alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
-            for alias in node.names:
-                yield node.lineno, module, alias.name
+            found += [(node.lineno, module, alias.name) for alias in node.names]
+    return found
 
 
 def find_violations(sources, build):

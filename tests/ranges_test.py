@@ -279,7 +279,8 @@ class StochasticTest(parameterized.TestCase):
             host(x),
             Host(WeightQuantizer(name, axis=None))(x),
         )
-        draws = np.stack([host(x, training=True) for _ in range(400)])
+        draw = tf.function(lambda: host(x, training=True))
+        draws = np.stack([draw() for _ in range(400)])
         lows, highs = draws.min(0), draws.max(0)
         self.assertTrue(np.all((lows <= x + 1e-6) & (x <= highs + 1e-6)))
         # Four standard errors of a two-point distribution.

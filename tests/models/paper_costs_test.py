@@ -5,6 +5,8 @@ Quantization Search", AutoML 2024: GBOPs of the uniform and of some searched
 networks, in the digits that the authors' plotting scripts hold.
 """
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -53,6 +55,8 @@ _SEARCHED_RESNET50 = (
     (2.0, ("stem", "logits", *_WIDER[:1]), "279.257", "279.2"),
 )
 
+# Several tests count a network, and none changes it.
+_network = functools.cache(fliqs.models.get)
 _gbops = fliqs.costs.get("bitops")
 
 
@@ -63,7 +67,7 @@ def _rounded(value, printed):
 
 
 def _searched_cost(name, width, layers):
-    model = fliqs.models.get(name, width=width)
+    model = _network(name, width=width)
     assignment = fliqs.Assignment(
         {
             **fliqs.Assignment.uniform(model, "e2m1"),
@@ -76,7 +80,7 @@ def _searched_cost(name, width, layers):
 class PaperCostsTest(parameterized.TestCase):
     @parameterized.parameters(*_UNIFORM)
     def test_uniform(self, name, arguments, e2m1, e4m3, bf16):
-        model = fliqs.models.get(name, **arguments)
+        model = _network(name, **arguments)
         for fmt, printed in (("e2m1", e2m1), ("e4m3", e4m3), ("bf16", bf16)):
             if printed is not None:
                 cost = _gbops(model, fmt)
@@ -86,14 +90,14 @@ class PaperCostsTest(parameterized.TestCase):
     def test_deit_with_a_second_head(self, hidden_size, e2m1, e4m3):
         # Inferred from the printed digits; see the docstring of `deit`.
         second_head = 256 * 1000 * hidden_size / 1e9
-        model = fliqs.models.get("deit", hidden_size=hidden_size)
+        model = _network("deit", hidden_size=hidden_size)
         for fmt, printed in (("e2m1", e2m1), ("e4m3", e4m3)):
             cost = _gbops(model, fmt) + second_head
             self.assertEqual(_rounded(cost, printed), printed, fmt)
 
     def test_the_cell_that_contradicts_its_neighbour(self):
         """MobileNetV2 x0.5 at E4M3: cut off where the others are rounded."""
-        model = fliqs.models.get("mobilenet_v2", width=0.5)
+        model = _network("mobilenet_v2", width=0.5)
         cost = _gbops(model, "e4m3")
         self.assertEqual(f"{cost:.4f}", "6.2164")
         self.assertEqual(f"{cost:.4f}"[:4], "6.21")  # As printed.
@@ -114,7 +118,7 @@ class PaperCostsTest(parameterized.TestCase):
 
     def test_searched_deit_has_not_left_e2m1(self):
         # 38.42 in both rows.
-        model = fliqs.models.get("deit", hidden_size=288)
+        model = _network("deit", hidden_size=288)
         cost = _gbops(model, "e2m1") + 256 * 1000 * 288 / 1e9
         self.assertEqual(_rounded(cost, "38.42"), "38.42")
 
