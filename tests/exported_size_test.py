@@ -15,6 +15,8 @@ from fliqs_tf.export.graph import Graph
 from fliqs_tf.export.graph import TensorType
 from fliqs_tf.layers.base import searchable_layers
 
+_FORMATS = (("int4",), ("int8",), ("int4", "int8", "e2m1", "e4m3"))
+
 
 def _weight_bytes(path):
     """Bytes of weights, scales and biases, whatever their containers."""
@@ -71,15 +73,24 @@ class ExportedSizeTest(parameterized.TestCase):
 
     @parameterized.product(
         network=(("residual_small", {}), ("mlperf_tiny_resnet8", {})),
-        formats=(("int4",), ("int8",), ("int4", "int8", "e2m1", "e4m3")),
+        formats=_FORMATS,
     )
     def test_within_two_per_cent(self, network, formats):
         self._check(*network, formats, ("size", "file_size"))
 
     @parameterized.product(
         network=(
-            ("resnet20", {}),
+            ("resnet20", {"width": 0.5}),
             ("mlperf_tiny_mobilenet_v1", {}),
+        ),
+        formats=_FORMATS,
+    )
+    @pytest.mark.slow
+    def test_more_networks_within_two_per_cent(self, network, formats):
+        self._check(*network, formats, ("size", "file_size"))
+
+    @parameterized.product(
+        network=(
             ("resnet18", {"width": 0.25}),
             ("mobilenet_v2", {"width": 0.5}),
             ("efficientnet_b0", {"width": 0.5}),

@@ -49,8 +49,8 @@ def each_case(check):
 def _tensorflow_can(keras_class, keywords, shape):
     """Whether the Keras layer itself runs on this machine.
 
-    On CPUs without AVX-512 TensorFlow has no convolution of images whose
-    channels come first.
+    On some CPUs TensorFlow has no convolution of images whose channels come
+    first.
     """
     if keywords.get("data_format") != "channels_first":
         return True
