@@ -66,10 +66,10 @@ def export_onnx(
       (UINT8 or UINT16 for grids without sign or with a zero point) after a
       Clip to the grid's own ends, FLOAT8E4M3FN for `e4m3fn`, FLOAT8E5M2 for
       `e5m2_ocp`, Casts for `bf16` and `fp16`. Runtimes may compute such layers
-      in integers; but not products with `int8` weights, whose sums ONNX Runtime
-      saturates on CPUs without VNNI. Other formats of inputs have no type in
-      ONNX. Recurrent layers, one step after another in both modes, round the
-      state of each.
+      in integers; but not products and convolutions with `int8` weights, whose
+      sums ONNX Runtime saturates on CPUs without VNNI. Other formats of inputs
+      have no type in ONNX. Recurrent layers, one step after another in both
+      modes, round the state of each.
 
     Needs the extra `fliqs_tf[onnx]`.
 

@@ -49,6 +49,7 @@ _PRODUCTS = ("Gemm", "MatMul")
 # weights in 16 bits, which saturate. Up to this largest code of the weights
 # they do not: 2 * 255 * 63 < 2^15.
 _SAFE_LEVELS = 63
+_SUMS_OF_CODES = (*_PRODUCTS, "Conv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,16 +184,18 @@ def _write(graph, node, kernel, container, codes, axis, scale):
     tensor = graph.add_constant(name, values)
     scale = scale * np.float32(container.unit)
     # ONNX Runtime 1.32 makes one operator of a product with weights behind
-    # DequantizeLinear, which rounds float inputs to 8 bits by default, and
-    # saturates sums of the widest codes on some CPUs. With the scale behind it
-    # no runtime takes it for that.
-    is_apart = node.op_type in _PRODUCTS and (
-        not _is_rounded(graph, node)
-        or (
-            container.type_name == "INT8"
+    # DequantizeLinear, which rounds float inputs to 8 bits by default, and of
+    # it or a convolution between rounded tensors one that saturates sums of the
+    # widest codes on some CPUs. With the scale behind it no runtime takes it
+    # for that.
+    if _is_rounded(graph, node):
+        is_apart = (
+            node.op_type in _SUMS_OF_CODES
+            and container.type_name == "INT8"
             and rounding.levels_of(kernel.fmt) > _SAFE_LEVELS
         )
-    )
+    else:
+        is_apart = node.op_type in _PRODUCTS
     if not container.is_half and not is_apart:
         factor = graph.add_constant(f"{name}/scale", scale)
         inputs = [tensor, factor]

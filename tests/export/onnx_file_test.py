@@ -216,22 +216,36 @@ class GraphTest(_OnnxTestCase):
         kinds = {node.op_type for node in self.graph().nodes}
         self.assertEqual("Clip" in kinds, clipped)
 
-    @parameterized.parameters(("int7", "DequantizeLinear"), ("int8", "Mul"))
+    # Weights that stand directly behind DequantizeLinear may be multiplied in
+    # integers: of a product if its input is rounded, of a convolution without
+    # bias if its output is, too.
+    @parameterized.product(
+        fmt=(("int7", "DequantizeLinear"), ("int8", "Mul")),
+        kind=("Dense", "Conv1D", "Conv2D"),
+    )
     def test_no_runtime_saturates_sums_of_the_largest_codes(self, fmt, kind):
-        inputs = keras.Input((64,), name="x")
-        layer = keras.layers.Dense(3, kernel_initializer="ones", name="dense")
-        ones = np.ones((4, 64), np.float32)
+        fmt, decoder = fmt
+        shape = {"Dense": (64,), "Conv1D": (4, 64), "Conv2D": (4, 4, 64)}[kind]
+        size = () if kind == "Dense" else (3,)
+        options = {"kernel_initializer": "ones", "use_bias": False}
+        inputs = keras.Input(shape, name="x")
+        layer = getattr(keras.layers, kind)(3, *size, **options, name="layer")
+        outputs = keras.layers.Dense(2, name="head")(layer(inputs))
+        ones = np.ones((4, *shape), np.float32)
         model = small_models.fixed(
-            keras.Model(inputs, layer(inputs)), fmt, ones
+            keras.Model(inputs, outputs),
+            fmt,
+            ones,
+            input_signedness="unsigned",
         )
         report = export_onnx(model, self.path, "fake_quant", ones)
         self.assertLess(report.max_relative_error, 1e-6)
         graph = self.graph()
-        (product,) = [n for n in graph.nodes if n.op_type in ("Gemm", "MatMul")]
+        product = next(
+            n for n in graph.nodes if n.op_type in ("Conv", "Gemm", "MatMul")
+        )
         (producer,) = [n for n in graph.nodes if product.input[1] in n.output]
-        # Weights that stand directly behind DequantizeLinear may be multiplied
-        # in integers.
-        self.assertEqual(producer.op_type, kind)
+        self.assertEqual(producer.op_type, decoder)
 
     @parameterized.parameters("int4", "int8", "e4m3fn")
     def test_range_of_the_tensor_at_hand(self, fmt):
