@@ -157,20 +157,21 @@ def store(graph: OnnxGraph, kernels: Sequence[Kernel]) -> list[Stored]:
         if not kernel.fmt.codebook:
             codes, scale = weights.positive(codes, axis, scale)
         key = kernel.path, name
+        is_rounded = _is_rounded(graph, node)
         if key not in written:
             written[key] = _write(
-                graph, node, kernel, container, codes, axis, scale
+                graph, node, is_rounded, kernel, container, codes, axis, scale
             )
         tensor, decoded = written[key]
         node.input[number] = decoded
-        if _is_rounded(graph, node):
+        if is_rounded:
             _take_bias_out(graph, node, constant.ndim)
         found.append(Stored(kernel, node, tensor, container))
     graph.drop_unused()
     return found
 
 
-def _write(graph, node, kernel, container, codes, axis, scale):
+def _write(graph, node, is_rounded, kernel, container, codes, axis, scale):
     """Returns the names of the stored tensor and of the decoded one."""
     name = weights.tensor_name(kernel.path)
     shape = [1] * codes.ndim
@@ -188,7 +189,7 @@ def _write(graph, node, kernel, container, codes, axis, scale):
     # it or a convolution between rounded tensors one that saturates sums of the
     # widest codes on some CPUs. With the scale behind it no runtime takes it
     # for that.
-    if _is_rounded(graph, node):
+    if is_rounded:
         is_apart = (
             node.op_type in _SUMS_OF_CODES
             and container.type_name == "INT8"

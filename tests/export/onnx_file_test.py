@@ -222,21 +222,28 @@ class GraphTest(_OnnxTestCase):
     @parameterized.product(
         fmt=(("int7", "DequantizeLinear"), ("int8", "Mul")),
         kind=("Dense", "Conv1D", "Conv2D"),
+        signedness=("symmetric", "unsigned"),
     )
-    def test_no_runtime_saturates_sums_of_the_largest_codes(self, fmt, kind):
+    def test_no_runtime_saturates_sums_of_the_largest_codes(
+        self, fmt, kind, signedness
+    ):
         fmt, decoder = fmt
         shape = {"Dense": (64,), "Conv1D": (4, 64), "Conv2D": (4, 4, 64)}[kind]
         size = () if kind == "Dense" else (3,)
-        options = {"kernel_initializer": "ones", "use_bias": False}
+        options = {
+            "kernel_initializer": "ones",
+            "use_bias": kind == "Dense",
+            "name": "layer",
+        }
         inputs = keras.Input(shape, name="x")
-        layer = getattr(keras.layers, kind)(3, *size, **options, name="layer")
+        layer = getattr(keras.layers, kind)(3, *size, **options)
         outputs = keras.layers.Dense(2, name="head")(layer(inputs))
         ones = np.ones((4, *shape), np.float32)
         model = small_models.fixed(
             keras.Model(inputs, outputs),
             fmt,
             ones,
-            input_signedness="unsigned",
+            input_signedness=signedness,
         )
         report = export_onnx(model, self.path, "fake_quant", ones)
         self.assertLess(report.max_relative_error, 1e-6)
