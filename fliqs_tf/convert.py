@@ -24,6 +24,8 @@ from fliqs_tf.layers.base import walk
 from fliqs_tf.layers.children import own_variables
 from fliqs_tf.layers.searchable_layer import SearchableLayer
 from fliqs_tf.model_copy import copy_model
+from fliqs_tf.quantizers import InputQuantizer
+from fliqs_tf.quantizers import WeightQuantizer
 from fliqs_tf.quantizers import check_range
 from fliqs_tf.space import APART
 from fliqs_tf.space import TIED
@@ -88,7 +90,11 @@ def to_searchable(
             searchable or quantized already, or a rule matches nothing.
     """
     space = get_space(space)
-    check_range(input_range)
+    if isinstance(rules, Rule):
+        raise ValueError(
+            "`rules` is a sequence of rules, the first that matches decides. "
+            f"Received: rules={rules!r}. Put it into a list."
+        )
     _check_model(model)
     layers = dict(walk(model))
     if any(isinstance(layer, SearchableLayer) for layer in layers.values()):
@@ -122,6 +128,7 @@ def to_searchable(
                 "weight_granularity": weight_granularity,
                 "rounding": rounding,
             }
+            _check_keywords(**keywords[path])
     _check_rules(rules, used, model)
     if not keywords:
         raise ValueError(
@@ -139,7 +146,7 @@ def to_searchable(
 
 def to_fixed(
     model: keras.Model,
-    assignment: Mapping,
+    assignment: Mapping | str,
     input_range: str = "ema",
     input_signedness: str = "symmetric",
 ) -> keras.Model:
@@ -147,7 +154,8 @@ def to_fixed(
 
     Args:
         model: A built plain, searchable or fixed model, or a `SearchModel`.
-        assignment: Path -> format for every searchable layer of the model.
+        assignment: Path -> format for every searchable layer of the model, or
+            one format for all.
         input_range: As in `to_searchable`, for layers that are plain Keras
             layers so far; others keep theirs.
         input_signedness: Likewise.
@@ -162,7 +170,9 @@ def to_fixed(
     model = getattr(model, "searchable_model", model)
     check_range(input_range)
     _check_model(model)
-    if not isinstance(assignment, Assignment):
+    if isinstance(assignment, str):
+        assignment = Assignment.uniform(model, assignment)
+    elif not isinstance(assignment, Assignment):
         assignment = Assignment(assignment)
     known = searchable_layers(model)
     lacking = [p for p in assignment if p not in known and PRODUCT.fullmatch(p)]
@@ -264,6 +274,22 @@ def _keywords(rule, space):
     if inputs == APART:
         inputs = formats
     return {"formats": formats, "input_formats": inputs, "tie": rule.tie}
+
+
+def _check_keywords(
+    formats,
+    input_formats,
+    input_range,
+    input_signedness,
+    weight_granularity,
+    rounding,
+    tie,
+):
+    """Raises what the layer would, which Keras would wrap in its config."""
+    del tie
+    WeightQuantizer(formats, -1, weight_granularity, rounding)
+    inputs = formats if input_formats in (TIED, None) else input_formats
+    InputQuantizer(inputs, input_range, signedness=input_signedness)
 
 
 def _check_rules(rules, used, model):

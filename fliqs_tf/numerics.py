@@ -32,7 +32,7 @@ from fliqs_tf.rounding import round_to_row
 
 BLOCK_SIZE = 32
 # Below this absmax the scale would leave float32's normal range.
-_TINY = 2.0**-120
+TINY = 2.0**-120
 
 
 def format_table(formats: Sequence[str | Format]) -> np.ndarray:
@@ -79,7 +79,7 @@ def range_scale(limit, row):
     # Graph compilers turn a division by a constant into a multiplication by its
     # reciprocal, which rounds otherwise. This divisor is no constant to them.
     largest = ops.where(limit > 0, row[2], 1.0)
-    scale = ops.maximum(limit, _TINY) / largest
+    scale = ops.maximum(limit, TINY) / largest
     return ops.where(row[3] > 0, scale, ops.ones_like(scale))
 
 
@@ -153,7 +153,7 @@ def quantize_blocks(
     row = ops.convert_to_tensor(row, "float32")
     is_block = ops.equal(row[3], BLOCK_SCALED)
     other = blocks.align(scale, axes) if size is None else range_scale(top, row)
-    power = power_of_two(ops.maximum(top, _TINY))
+    power = power_of_two(ops.maximum(top, TINY))
     inner = ops.where(is_block, power, other)
     codes = quantize(
         parts,

@@ -11,6 +11,7 @@ multiplies its *output* by the scales gets sums of exact products: for integer
 formats they do not depend on the order of summation, hence not on the machine.
 """
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -269,10 +270,9 @@ class InputQuantizer(FormatQuantizer):
         if self.range == "lsq":
             return self._learned_limits(inputs, training, weights, latest)
         if training:
-            mean.assign(
-                numerics.running_mean(mean, seen, latest(), self.momentum)
-            )
-            seen.assign(seen + 1.0)
+            value = ops.cond(_is_any(inputs), latest, lambda: mean + 0.0)
+            mean.assign(numerics.running_mean(mean, seen, value, self.momentum))
+            seen.assign(seen + ops.cast(_is_any(inputs), "float32"))
             return ops.convert_to_tensor(mean)
         # A range that saw no data is no range: take this tensor's.
         return ops.cond(seen > 0, lambda: ops.convert_to_tensor(mean), latest)
@@ -282,11 +282,18 @@ class InputQuantizer(FormatQuantizer):
             ops.convert_to_tensor(weights["range"]),
             weights["updates"],
         )
-        start = ops.cond(seen > 0, lambda: ops.stop_gradient(limit), first)
+        start = ops.cond(
+            ops.logical_or(seen > 0, ops.logical_not(_is_any(inputs))),
+            lambda: ops.stop_gradient(limit),
+            first,
+        )
+        # A step of the optimizer can pass 0. A range of 0 or less would have
+        # no gradient, and what is below its layer neither.
+        start = ops.maximum(start, numerics.TINY)
         if training:
             weights["range"].assign(start)
-            seen.assign(seen + 1.0)
-        features = ops.size(inputs) / ops.shape(inputs)[0]
+            seen.assign(seen + ops.cast(_is_any(inputs), "float32"))
+        features = math.prod(ops.shape(inputs)[1:])
         levels = self.chosen(weights, self._levels)
         limit = ranges.scale_gradient(
             limit, ops.rsqrt(ops.cast(features, "float32") * levels)
@@ -305,3 +312,8 @@ class InputQuantizer(FormatQuantizer):
             "percentile": self.percentile,
             "axis": self.axis,
         }
+
+
+def _is_any(inputs):
+    """Whether a tensor has elements: of a last batch a replica may get none."""
+    return ops.size(inputs) > 0

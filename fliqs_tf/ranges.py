@@ -7,6 +7,7 @@ Limits are one number (the largest magnitude) for symmetric grids, and the pair
 import dataclasses
 
 import keras
+import numpy as np
 from keras import ops
 
 from fliqs_tf import numerics
@@ -16,6 +17,8 @@ RANGES = ("dynamic", "ema", "percentile", "lsq")
 SIGNEDNESS = ("symmetric", "unsigned", "affine")
 # Enough for a tail of one in a thousand, and quick to sort.
 _SAMPLE = 2**16
+# Of more than 12 odd numbers in a row one is prime to any size below 2**18.
+_CANDIDATES = 32
 
 
 def limits_of(x, signedness: str, percentile: float | None = None):
@@ -26,8 +29,9 @@ def limits_of(x, signedness: str, percentile: float | None = None):
         signedness: One of `SIGNEDNESS`.
         percentile: Share of the values within the limits, in per cent (of the
             magnitudes if symmetric, and else at either end); `None` for all.
-            It is taken from every k-th element, with k odd so that it meets
-            all channels, and at most 65,536 of them.
+            It is taken from some 65,536 elements of larger tensors, of all
+            channels and places; where it is 0, the limits are those of all
+            of these.
 
     Returns:
         float32 tensor, a scalar if symmetric and else `(2,)`. No gradient.
@@ -38,14 +42,38 @@ def limits_of(x, signedness: str, percentile: float | None = None):
     if percentile is None:
         ends = ops.stack([ops.min(x), ops.max(x)])
     else:
-        x = ops.reshape(x, (-1,))
-        x = x[:: ops.shape(x)[0] // _SAMPLE // 2 * 2 + 1]
+        x = _sample(x)
         share = percentile / 100.0
         if signedness == "symmetric":
-            return ops.quantile(ops.abs(x), share)
+            x = ops.abs(x)
+            limit = ops.quantile(x, share)
+            return ops.where(limit > 0, limit, ops.max(x))
         ends = ops.quantile(x, [1.0 - share, share])
+        whole = ops.stack([ops.min(x), ops.max(x)])
+        ends = ops.where(ops.any(ends != 0), ends, whole)
     # Zero is always within, and always a value of the grid.
     return ops.stack([ops.minimum(ends[0], 0.0), ops.maximum(ends[1], 0.0)])
+
+
+def _sample(x):
+    """Every k-th element, flat.
+
+    A k with a factor in common with the size of an axis would meet some places
+    of that axis only: the next one that has none.
+    """
+    sizes = {size for size in x.shape[1:] if size}
+    factors = [
+        factor
+        for factor in range(2, max(sizes, default=1) + 1)
+        if any(size % factor == 0 for size in sizes)
+    ]
+    x = ops.reshape(x, (-1,))
+    k = ops.shape(x)[0] // _SAMPLE // 2 * 2 + 1
+    if factors:
+        steps = k + 2 * np.arange(_CANDIDATES, dtype="int32")
+        is_prime_to = ops.all(steps[:, None] % factors != 0, axis=1)
+        k = ops.take(steps, ops.argmax(ops.cast(is_prime_to, "int32")))
+    return x[::k]
 
 
 def first_learned_limit(x, levels: int):
@@ -118,7 +146,9 @@ def nonnegative(fmt: Format) -> Format:
 
 def positive_values(fmt: Format) -> int:
     """Number of positive values, about; that of codes for nonnegative ones."""
-    return int(fmt.max_value) if has_step(fmt) else 2 ** (fmt.bits - 1) - 1
+    return (
+        int(fmt.max_value) if has_step(fmt) else max(1, 2 ** (fmt.bits - 1) - 1)
+    )
 
 
 def let_scale_learn(codes, x, scale, row, bounds):

@@ -149,6 +149,11 @@ class Rule:
                     f"A rule's {name} is a regular expression. Received: "
                     f"{name}={pattern!r} ({error})."
                 ) from error
+        if self.formats in (TIED, APART):
+            raise ValueError(
+                "A rule's `formats` are formats or a space; 'tied' and 'apart' "
+                f"go with `input_formats`. Received: formats={self.formats!r}."
+            )
         for name in ("formats", "input_formats"):
             value = getattr(self, name)
             if value not in (None, TIED, APART):

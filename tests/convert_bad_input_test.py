@@ -93,6 +93,20 @@ class BadInputTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "Lambda"):
             fliqs.to_searchable(model, "int_s")
 
+    @parameterized.parameters(
+        {"weight_granularity": "64"},
+        {"rounding": "up"},
+        {"input_signedness": "signed"},
+        {"input_range": "lsq", "input_signedness": "affine"},
+        {"space": "mxfp4", "weight_granularity": 64},
+        {"rules": fliqs.Rule(kind="Dense", formats="int8")},
+    )
+    def test_bad_options(self, space="int_s", **options):
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+        # At once: not as the last line of Keras's, after all of a config.
+        with self.assertRaisesRegex(ValueError, r"^.{0,160}Received: "):
+            fliqs.to_searchable(model, space, **options)
+
     def test_lora(self):
         with self.assertRaisesRegex(ValueError, "Received: lora_rank=2"):
             fliqs.layers.Dense(3, lora_rank=2)

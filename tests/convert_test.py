@@ -213,7 +213,7 @@ class ConvertTest(parameterized.TestCase):
         model.get_layer("norm").trainable = False
         for found in (
             fliqs.to_searchable(model, "int_s"),
-            fliqs.to_fixed(model, fliqs.Assignment.uniform(model, "int4")),
+            fliqs.to_fixed(model, "int4"),
         ):
             self.assertFalse(found.get_layer("stem").trainable)
             self.assertFalse(found.get_layer("norm").trainable)

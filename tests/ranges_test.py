@@ -8,6 +8,7 @@ from absl.testing import parameterized
 from keras import ops
 
 import fliqs_tf as fliqs
+from fliqs_tf import formats
 from fliqs_tf import ranges
 from fliqs_tf.formats import get_format
 from fliqs_tf.numerics import fake_quant
@@ -129,11 +130,29 @@ class PercentileTest(parameterized.TestCase):
             self.assertAlmostEqual(float(top), expected, places=2)
 
     def test_large_tensors_are_sampled_in_all_channels(self):
-        x = np.zeros((2**14, 64), "float32")
+        x = np.full((2**14, 64), 0.5, "float32")
         x[:, 5] = 1.0
         # One channel in 64 is 1.6% of the values: the 99th percentile is its.
         self.assertEqual(float(ranges.limits_of(x, "symmetric", 99.0)), 1.0)
-        self.assertEqual(float(ranges.limits_of(x, "symmetric", 98.0)), 0.0)
+        self.assertEqual(float(ranges.limits_of(x, "symmetric", 98.0)), 0.5)
+
+    @parameterized.parameters(
+        ((64, 32, 32, 3), -1), ((64, 14, 14, 48), -1), ((64, 64, 16, 5), 1)
+    )
+    def test_the_sample_has_all_places_of_every_axis(self, shape, axis):
+        # Every third or so of the elements, which is a factor of axes here.
+        for place in range(shape[axis]):
+            x = np.full(shape, -0.5, "float32")
+            np.moveaxis(x, axis, 0)[place] = -1.0
+            limits = ranges.limits_of(x, "symmetric", 99.9)
+            self.assertEqual(float(limits), 1.0)
+
+    @parameterized.parameters("symmetric", "unsigned")
+    def test_is_not_zero_for_few_values_that_are_not(self, kind):
+        x = np.zeros((8, 5000), "float32")
+        x[:, 7] = 3.0  # 0.02% of them.
+        top = ops.convert_to_numpy(ranges.limits_of(x, kind, 99.9))
+        np.testing.assert_array_equal(top, [0, 3] if kind == "unsigned" else 3)
 
     @parameterized.parameters(50.0, 101.0, float("nan"))
     def test_bad_percentile(self, percentile):
@@ -208,6 +227,28 @@ class LearnedTest(parameterized.TestCase):
             if expected:
                 np.testing.assert_allclose(host(x), [expected], atol=0.02)
 
+    def test_a_step_below_zero_is_not_for_good(self):
+        x = np.random.default_rng(7).standard_normal((64, 16))
+        host = trained(InputQuantizer("int4", "lsq"), x)
+        host.state["range"].assign(-0.05)
+        x = tf.constant(x, "float32")
+        optimizer = keras.optimizers.Adam(0.1)
+        for _ in range(60):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((host(x, training=True) - x) ** 2)
+            found = tape.gradient(loss, host.trainable_weights)
+            self.assertNotEqual(float(found[0]), 0.0)
+            optimizer.apply(found, host.trainable_weights)
+        self.assertBetween(float(host.state["range"]), 1.0, 4.0)
+
+    def test_one_bit(self):
+        self.addCleanup(formats._REGISTERED.pop, "sign")
+        fliqs.register_format("sign", [-1.0, 1.0])
+        host = trained(InputQuantizer("sign", "lsq"), [[0.5, -1.5]])
+        # 2 mean|x| sqrt(1), and no more than is needed.
+        self.assertEqual(float(host.state["range"]), 1.5)
+        np.testing.assert_array_equal(host(np.float32([0.1, -2])), [1.5, -1.5])
+
     def test_affine_is_refused(self):
         with self.assertRaisesRegex(ValueError, "signedness='affine'"):
             InputQuantizer("int4", "lsq", signedness="affine")
@@ -224,6 +265,21 @@ class CalibrationTest(parameterized.TestCase):
         self.assertFalse(quantizer.is_calibrated(host.state))
         host(x, training=True)
         self.assertTrue(quantizer.is_calibrated(host.state))
+
+    @parameterized.parameters("ema", "percentile", "lsq")
+    def test_no_data_leaves_a_range_as_it_is(self, range):
+        # What a replica has of a last batch that is too small for all.
+        x = np.ones((2, 3), "float32")
+        host = trained(InputQuantizer("int4", range), x)
+        learned = float(host.state["range"])
+        inputs = tf.ones((0, 3))
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(host(inputs, training=True))
+        self.assertEqual(float(host.state["range"]), learned)
+        self.assertEqual(float(host.state["updates"]), 1.0)
+        if range == "lsq":
+            found = tape.gradient(total, host.trainable_weights)
+            self.assertEqual(float(found[0]), 0.0)
 
     def test_dynamic_ranges_need_none(self):
         self.assertTrue(InputQuantizer("int4", "dynamic").is_calibrated({}))

@@ -99,6 +99,10 @@ class SpaceTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "Received: path="):
             space.Rule(path=path)
 
+    def test_rule_whose_formats_are_apart(self):
+        with self.assertRaisesRegex(ValueError, "go with `input_formats`"):
+            space.Rule(path="a", formats="apart")
+
     def test_rule_of_a_bad_space(self):
         with self.assertRaisesRegex(ValueError, "Received"):
             space.Rule(path="a", formats="int9")

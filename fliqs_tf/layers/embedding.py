@@ -32,9 +32,9 @@ class Embedding(SearchableLayer, keras.layers.Embedding):
         if not self.built:
             super().build(input_shape)
 
-    def call(self, inputs):  # type: ignore[override]
-        # No `training`, which the layer's `compute_output_spec` does not take.
-        return super().call(inputs)
+    def compute_output_spec(self, inputs, training=False):
+        # That of Keras takes no `training`, as its `call` does.
+        return super().compute_output_spec(inputs)
 
     def compute(self, inputs, training):
         if inputs.dtype not in ("int32", "int64"):

@@ -49,6 +49,9 @@ class SearchableLayer(QuantizedOperands, keras.layers.Layer):
             name, which must have the same options; `None` for one of its own.
     """
 
+    # Whether a kernel multiplies what may be negative though inputs are not.
+    has_signed_inputs = False
+
     def __init__(
         self,
         *args,
@@ -82,6 +85,8 @@ class SearchableLayer(QuantizedOperands, keras.layers.Layer):
         self.input_quantizer = None
         if input_formats is not None:
             data_format = getattr(self, "data_format", None)
+            if self.has_signed_inputs and input_signedness == "unsigned":
+                input_signedness = "symmetric"
             quantizer = InputQuantizer(
                 input_formats,
                 input_range,

@@ -4,7 +4,9 @@ Arguments are those of the Keras layers and of `SearchableLayer`. The layer has
 two kernels, depthwise `(*size, channels, depth_multiplier)` and pointwise
 `(*ones, channels * depth_multiplier, filters)`, and one decision: both have
 the layer's format, and so have both tensors that they multiply, its input and
-what is between them. Each output channel of each kernel has its own scale.
+what is between them. As no activation is between the kernels, that has signs,
+and under the signedness `"unsigned"` both tensors have symmetric grids. Each
+output channel of each kernel has its own scale.
 """
 
 import math
@@ -23,6 +25,7 @@ class _SeparableConvolution(SearchableLayer):
         Operand("depthwise_kernel", (-2, -1)),
         Operand("pointwise_kernel", -1, "pointwise_input"),
     )
+    has_signed_inputs = True
 
     def compute(self, inputs, training):
         depthwise, pointwise = self.operands

@@ -262,6 +262,23 @@ class SeveralKernelsTest(parameterized.TestCase):
         given = layers.Embedding(4, 3, weights=[table], formats="fp32")
         np.testing.assert_array_equal(given(np.arange(4)), table)
 
+    def test_embedding_rounds_at_random_in_training(self):
+        layer, _, (x,) = make(
+            "Embedding", formats="int2", rounding="stochastic"
+        )
+        rows = [ops.convert_to_numpy(layer(x, training=True)) for _ in "ab"]
+        self.assertGreater(np.abs(rows[0] - rows[1]).max(), 0.0)
+        np.testing.assert_array_equal(layer(x), layer(x))
+
+    @parameterized.parameters("SeparableConv1D", "SeparableConv2D")
+    def test_unsigned_inputs_leave_signs_between_kernels(self, kind):
+        layer, plain, (x,) = make(kind, input_signedness="unsigned")
+        x = ops.abs(x)
+        layer(x, training=True)
+        expected = ops.convert_to_numpy(plain(x))
+        error = np.linalg.norm(layer(x) - expected) / np.linalg.norm(expected)
+        self.assertLess(error, 0.03)
+
     def test_cudnn_is_refused(self):
         with self.assertRaisesRegex(ValueError, "use_cudnn=True"):
             layers.LSTM(3, use_cudnn=True)
