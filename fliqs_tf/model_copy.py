@@ -129,7 +129,10 @@ def _build_like(source, target):
 
 
 def _copy_state(source, target):
-    if isinstance(target, SearchableLayer):
+    if isinstance(source, SearchableLayer) or isinstance(
+        target, SearchableLayer
+    ):
+        # One of them has weights of quantizers besides.
         values = {w.name: w for w in source.weights}
         for variable in target.weights:
             name = variable.name
@@ -140,13 +143,21 @@ def _copy_state(source, target):
         for variable, other in own:
             other.assign(variable)
     else:
-        store: dict[str, Any] = {}
-        source.save_own_variables(store)
-        target.load_own_variables(store)
-        if hasattr(source, "save_assets"):
-            with tempfile.TemporaryDirectory() as folder:
-                source.save_assets(folder)
-                target.load_assets(folder)
+        # A recurrent layer's weights are its cell's.
+        for inner, other in zip(
+            source._flatten_layers(), target._flatten_layers(), strict=True
+        ):
+            _copy_own_state(inner, other)
+
+
+def _copy_own_state(source, target):
+    store: dict[str, Any] = {}
+    source.save_own_variables(store)
+    target.load_own_variables(store)
+    if hasattr(source, "save_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            source.save_assets(folder)
+            target.load_assets(folder)
 
 
 def _copy_trainability(source, target):

@@ -46,6 +46,14 @@ class RulesTest(parameterized.TestCase):
             },
         )
 
+    def test_layers_left_alone_keep_their_weights(self):
+        model = recurrent()
+        rule = fliqs.Rule(kind="LSTM|GRU")
+        searchable = fliqs.to_searchable(model, "fp32", [rule])
+        self.assertLen(searchable.conversion_report.left_alone, 3)
+        x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:]))
+        np.testing.assert_array_equal(searchable(x), model(x))
+
     def test_tied_layers_are_one_decision(self):
         model = attention()
         group = tuple(f"attention/{n}" for n in ("query", "key", "value"))
