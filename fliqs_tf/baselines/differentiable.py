@@ -27,6 +27,7 @@ from keras import ops
 from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
+from fliqs_tf.model_copy import copy_with
 from fliqs_tf.space import TIED
 
 # Of the run's epochs; the rest is for training anew.
@@ -86,7 +87,10 @@ class Mixture(keras.layers.Layer):
     def build(self, input_shape):
         self.layer.build(input_shape)
 
-    def call(self, inputs, training=False):
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
+
+    def call(self, inputs, training=False, **kwargs):
         logits = ops.convert_to_tensor(self.logits)
         if training:
             uniform = keras.random.uniform(
@@ -99,7 +103,7 @@ class Mixture(keras.layers.Layer):
         for option in range(self.count):
             for variable in variables:
                 variable.assign(option)
-            outputs = self.layer(inputs, training=training)
+            outputs = self.layer(inputs, training=training, **kwargs)
             total += ops.cast(shares[option], outputs.dtype) * outputs
         return total
 
@@ -197,26 +201,15 @@ def _expected(shares, prices):
 
 
 def _mixed(choice, seed):
-    """Clones the model with mixtures; returns them by decision too."""
+    """Copies the model with mixtures; returns them by decision too."""
     numbers = {id(layer): n for n, layer in enumerate(choice.layers)}
     mixtures: dict[int, Mixture] = {}
-    pairs = []
 
-    def clone(layer):
-        copy = layer.__class__.from_config(layer.get_config())
-        number = numbers.get(id(layer))
-        pairs.append((layer, copy))
-        if number is None:
-            return copy
+    def mix(layer):
+        number = numbers[id(layer)]
+        copy = type(layer).from_config(layer.get_config())
         mixtures[number] = Mixture(copy, seed=seed + number)
         return mixtures[number]
 
-    nested = any(isinstance(la, keras.Model) for la in choice.model.layers)
-    model = keras.models.clone_model(
-        choice.model, clone_function=clone, recursive=nested
-    )
-    for source, copy in pairs:
-        values = {weight.name: weight for weight in source.weights}
-        for weight in copy.weights:
-            weight.assign(values[weight.name])
+    model = copy_with(choice.model, lambda layer: id(layer) in numbers, mix)
     return model, [mixtures[number] for number in range(len(mixtures))]

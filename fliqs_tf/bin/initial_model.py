@@ -1,10 +1,13 @@
 """The model that a run starts from, where it is one from a file."""
 
 import inspect
+from typing import Any
 
 import keras
 
-from fliqs_tf.layers.base import SearchableLayer
+from fliqs_tf.layers.composite import Composite
+from fliqs_tf.layers.searchable_layer import SearchableLayer
+from fliqs_tf.model_copy import copy_with
 
 
 def load(path: str) -> keras.Model:
@@ -19,34 +22,11 @@ def load(path: str) -> keras.Model:
         ValueError: If there is no such file, or it holds no model.
     """
     model = keras.models.load_model(path, compile=False)
-    own = {
-        name
-        for name, parameter in inspect.signature(
-            SearchableLayer
-        ).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    pairs = []
-
-    def plain(layer):
-        config = layer.get_config()
-        kind = type(layer)
-        if isinstance(layer, SearchableLayer):
-            kind = next(c for c in kind.__mro__ if _is_keras(c))
-            config = {k: v for k, v in config.items() if k not in own}
-        copy = kind.from_config(config)
-        pairs.append((layer, copy))
-        return copy
-
-    nested = any(isinstance(layer, keras.Model) for layer in model.layers)
-    clone = keras.models.clone_model(
-        model, clone_function=plain, recursive=nested
+    return copy_with(
+        model,
+        lambda layer: isinstance(layer, SearchableLayer | Composite),
+        _plain,
     )
-    for source, copy in pairs:
-        values = {weight.name: weight for weight in source.weights}
-        for weight in copy.weights:
-            weight.assign(values[weight.name])
-    return clone
 
 
 def gives_probabilities(model: keras.Model) -> bool:
@@ -61,5 +41,20 @@ def gives_probabilities(model: keras.Model) -> bool:
     )
 
 
-def _is_keras(cls):
-    return cls.__module__.startswith("keras.")
+def _plain(layer):
+    """The layer that a layer with formats stands for, with new weights."""
+    if isinstance(layer, Composite):
+        # Its own constructor makes the plain layers in it.
+        return keras.saving.deserialize_keras_object(
+            layer.get_config()["origin"]
+        )
+    own = inspect.signature(SearchableLayer).parameters
+    # Its class: the first of its bases that knows nothing of formats.
+    kind: Any = next(
+        base
+        for base in type(layer).__mro__
+        if issubclass(base, keras.layers.Layer)
+        and not issubclass(base, SearchableLayer)
+    )
+    config = {k: v for k, v in layer.get_config().items() if k not in own}
+    return kind.from_config(config)

@@ -16,6 +16,7 @@ from fliqs_tf.baselines import manual
 from fliqs_tf.baselines import ptq
 from fliqs_tf.baselines import random_choice
 from fliqs_tf.baselines.choice import Choice
+from tests import any_models
 from tests.baselines import planted
 
 _SPACE = ("int4", "int6", "int8")
@@ -271,7 +272,15 @@ class EvolutionTest(absltest.TestCase):
         evolutionary.evolve(choice, loss, rng)
 
 
-class DifferentiableTest(absltest.TestCase):
+class DifferentiableTest(parameterized.TestCase):
+    @parameterized.parameters(any_models.recurrent, any_models.attention)
+    def test_mixture_of_one_is_the_model(self, make):
+        model = make()
+        choice = Choice(model, ("fp32",), costs.get("bitops"), None)
+        mixture = differentiable.MixtureModel(choice, 1)
+        x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:]))
+        np.testing.assert_array_equal(mixture(x), model(x))
+
     def test_one_decision_a_layer(self):
         task, _ = planted.planted_task(input_formats="apart")
         with self.assertRaisesRegex(

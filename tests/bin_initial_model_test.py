@@ -1,0 +1,55 @@
+"""Models from files: every weight arrives, and no format stays."""
+
+import os
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+import fliqs_tf as fliqs
+from fliqs_tf.bin import initial_model
+from fliqs_tf.layers.composite import Composite
+from fliqs_tf.layers.searchable_layer import SearchableLayer
+from tests import any_models
+
+
+class InitialModelTest(parameterized.TestCase):
+    # Within layers made of layers, names of weights repeat.
+    @parameterized.product(
+        make=[any_models.recurrent, any_models.attention],
+        is_fixed=[False, True],
+    )
+    def test_outputs_are_those_of_the_model_in_the_file(self, make, is_fixed):
+        model = make()
+        path = os.path.join(self.create_tempdir().full_path, "m.keras")
+        (fliqs.to_fixed(model, "fp32") if is_fixed else model).save(path)
+        loaded = initial_model.load(path)
+        for layer in loaded._flatten_layers():
+            self.assertNotIsInstance(layer, SearchableLayer | Composite)
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(4, *model.input_shape[1:])).astype("float32")
+        np.testing.assert_array_equal(
+            loaded.predict(x, verbose=0), model.predict(x, verbose=0)
+        )
+
+    def test_layer_of_one_s_own_becomes_its_own_class(self):
+        @fliqs.layers.searchable(_Doubled)
+        class SearchableDoubled(SearchableLayer, _Doubled):
+            pass
+
+        model = keras.Sequential([keras.Input((3,)), SearchableDoubled(2)])
+        path = os.path.join(self.create_tempdir().full_path, "m.keras")
+        model.save(path)
+        (layer,) = initial_model.load(path).layers
+        self.assertIs(type(layer), _Doubled)
+        np.testing.assert_array_equal(layer.kernel, model.layers[0].kernel)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class _Doubled(keras.layers.Dense):
+    pass
+
+
+if __name__ == "__main__":
+    absltest.main()
