@@ -5,13 +5,18 @@ import pathlib
 import re
 import time
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
 
 from fliqs_tf.files import read_json
 from fliqs_tf.files import write_json
+from fliqs_tf.search_model import SearchModel
 from fliqs_tf.switching import switching_errors
+
+# Where a file of weights has what Keras does not write.
+_RANDOM = "random_states"
 
 
 class SearchHistory(keras.callbacks.Callback):
@@ -92,7 +97,9 @@ class Backup(keras.callbacks.Callback):
 
     Unlike `keras.callbacks.BackupAndRestore` it never leaves a half-written
     file or a state that does not belong to its epoch: a file is written
-    beside, and its epoch is its name.
+    beside, and its epoch is its name. And it has the states of random
+    generators (of dropout, say), which Keras saves nowhere: a resumed training
+    is the one that was not stopped.
 
     Args:
         folder: Folder of the state; created if need be.
@@ -116,13 +123,21 @@ class Backup(keras.callbacks.Callback):
         if epoch:
             # An optimizer has its variables, and can be loaded, once built.
             model.optimizer.build(model.trainable_variables)
-            model.load_weights(self._states()[epoch])
+            path = self._states()[epoch]
+            model.load_weights(path)
+            with h5py.File(path) as file:
+                # States of older versions have none.
+                for number, value in file.get(_RANDOM, {}).items():
+                    _random_states(model)[int(number)].assign(value[()])
         return epoch
 
     def on_epoch_end(self, epoch, logs=None):
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / "partial.weights.h5"
         self.model.save_weights(partial, overwrite=True)
+        with h5py.File(partial, "a") as file:
+            for number, state in enumerate(_random_states(self.model)):
+                file[f"{_RANDOM}/{number}"] = keras.ops.convert_to_numpy(state)
         older = self._states()
         os.replace(partial, self.folder / f"epoch{epoch + 1}.weights.h5")
         for number, path in older.items():
@@ -135,6 +150,14 @@ class Backup(keras.callbacks.Callback):
             for path in self.folder.glob("*.weights.h5")
             if (match := re.fullmatch(r"epoch(\d+)\.weights\.h5", path.name))
         }
+
+
+def _random_states(model):
+    """States of a model's random generators, but of those it saves itself."""
+    if isinstance(model, SearchModel):
+        return []
+    saved = {id(variable) for variable in model.weights}
+    return [v for v in model.non_trainable_variables if id(v) not in saved]
 
 
 class FiniteLoss(keras.callbacks.Callback):

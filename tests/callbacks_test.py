@@ -2,12 +2,17 @@ import os
 import pathlib
 from unittest import mock
 
+import h5py
 import keras
 import numpy as np
 from absl.testing import absltest
+from absl.testing import parameterized
 
 import fliqs_tf as fliqs
 from fliqs_tf import callbacks
+from fliqs_tf import costs
+from fliqs_tf.baselines.choice import Choice
+from fliqs_tf.baselines.differentiable import MixtureModel
 from fliqs_tf.files import read_json
 
 
@@ -30,7 +35,7 @@ def _fit(model, epochs, first=0, with_callbacks=()):
     )
 
 
-class BackupTest(absltest.TestCase):
+class BackupTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -52,6 +57,46 @@ class BackupTest(absltest.TestCase):
         for a, b in zip(whole.get_weights(), second.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
         self.assertEqual(os.listdir(self.folder), ["epoch5.weights.h5"])
+
+    @parameterized.parameters("dropout", "mixture")
+    def test_random_numbers_go_on(self, kind):
+        def make():
+            keras.utils.set_random_seed(1)
+            layers = [keras.Input((3,)), keras.layers.Dense(8)]
+            if kind == "dropout":
+                layers.append(keras.layers.Dropout(0.5))
+            model = keras.Sequential([*layers, keras.layers.Dense(2)])
+            if kind == "mixture":
+                choice = Choice(
+                    model, ("int2", "int8"), costs.get("bitops"), None
+                )
+                model = MixtureModel(choice, 10)
+            model.compile("adam", "mse")
+            return model
+
+        whole = make()
+        _fit(whole, 4)
+        _fit(make(), 2, with_callbacks=[callbacks.Backup(self.folder)])
+        resumed = make()
+        _fit(resumed, 4, callbacks.Backup(self.folder).restore(resumed))
+        for a, b in zip(
+            whole.get_weights(), resumed.get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+    def test_random_numbers_of_a_search_are_stored_once(self):
+        model = keras.Sequential(
+            [
+                keras.Input((3,)),
+                keras.layers.Dropout(0.5),
+                keras.layers.Dense(2),
+            ]
+        )
+        search = fliqs.SearchModel(model, "int4,int8")
+        search.compile("adam", "mse", jit_compile=False)
+        _fit(search, 1, with_callbacks=[callbacks.Backup(self.folder)])
+        with h5py.File(self.folder / "epoch1.weights.h5") as file:
+            self.assertNotIn("random_states", file)
 
     def test_starts_at_the_beginning_without_a_state(self):
         backup = callbacks.Backup(self.folder / "new")
