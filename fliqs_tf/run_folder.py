@@ -39,9 +39,11 @@ class RunFolder:
 
     def create(self) -> None:
         """Makes the folder; a run that cannot start leaves none behind."""
-        self.plots.mkdir(parents=True, exist_ok=True)
-        self.checkpoint.mkdir(exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
+        # First: a folder without it is somebody else's.
         write_json(self.config, self._values)
+        self.plots.mkdir(exist_ok=True)
+        self.checkpoint.mkdir(exist_ok=True)
 
     def _check(self, config):
         if self.root.exists() and not self.root.is_dir():
@@ -49,7 +51,11 @@ class RunFolder:
                 f"`run_dir` must be a folder. Received: run_dir={self.root}, "
                 "which is a file."
             )
-        if not self.root.exists() or not os.listdir(self.root):
+        if not self.root.exists():
+            return
+        # What a run leaves that was stopped while it wrote its first file.
+        started = {f"{self.config.name}.partial"}
+        if started.issuperset(os.listdir(self.root)):
             return
         if not self.config.exists():
             raise ValueError(

@@ -1,4 +1,6 @@
+import os
 import pathlib
+from unittest import mock
 
 import keras
 from absl.testing import absltest
@@ -40,6 +42,16 @@ class RunFolderTest(absltest.TestCase):
     def test_an_empty_folder_is_taken(self):
         self.root.mkdir()
         RunFolder(self.config).create()
+
+    def test_a_run_that_was_stopped_at_once_is_let_in(self):
+        for name in ("mkdir", "replace"):
+            with mock.patch.object(os, name, side_effect=KeyboardInterrupt):
+                with self.assertRaises(KeyboardInterrupt):
+                    RunFolder(self.config).create()
+        self.assertEqual(os.listdir(self.root), ["config.json.partial"])
+        RunFolder(self.config).create()
+        self.assertIn("plots", os.listdir(self.root))
+        self.assertNotIn("config.json.partial", os.listdir(self.root))
 
     def test_a_file_is_refused(self):
         self.root.touch()
