@@ -66,16 +66,29 @@ def study_from_flags() -> Study:
         METHODS.value,
         TARGETS.value or [base.cost_target],
         [int(seed) for seed in SEEDS.value or [base.seed]],
-        dict(map(parse_variant, VARIANTS.value)),
+        parse_variants(VARIANTS.value),
     )
 
 
-def parse_variant(text: str) -> tuple[str, dict[str, str]]:
-    """Reads `"name:flag=value,flag=value"`.
+def parse_variants(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Reads variants, each `"name:flag=value,flag=value"`.
 
     Raises:
-        ValueError: If it has another form.
+        ValueError: If one has another form, or the name of another.
     """
+    variants: dict[str, dict[str, str]] = {}
+    for text in texts:
+        name, settings = _parse_variant(text)
+        if name in variants:
+            raise ValueError(
+                "Each variant has a name of its own. Received: variant="
+                f"{text!r}, the second of this name. Rename it."
+            )
+        variants[name] = settings
+    return variants
+
+
+def _parse_variant(text):
     name, _, settings = text.partition(":")
     pairs = [pair.partition("=") for pair in settings.split(",")]
     if not re.fullmatch(r"[\w+-]+", name) or not all(eq for _, eq, _ in pairs):

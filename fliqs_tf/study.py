@@ -12,6 +12,7 @@ import numpy as np
 from fliqs_tf import baselines
 from fliqs_tf import plots
 from fliqs_tf import report as reports
+from fliqs_tf import search_recipe
 from fliqs_tf.config import PLACES
 from fliqs_tf.config import SearchConfig
 from fliqs_tf.files import read_json
@@ -55,7 +56,8 @@ class Study:
             each a row of its own, besides the settings of `base`.
 
     Raises:
-        ValueError: If the folder holds another study.
+        ValueError: If the folder holds another study, a method, target or
+            seed is repeated, or a search has settings that no run can have.
     """
 
     def __init__(
@@ -67,9 +69,12 @@ class Study:
         variants: Mapping[str, Mapping[str, str]] | None = None,
     ):
         self.root = pathlib.Path(base.run_dir)
-        self.runs = tuple(
-            self._plan(base, methods, targets, seeds, variants or {})
-        )
+        variants = variants or {}
+        # In hours, when its turn comes, would be late.
+        for settings in [{}, *variants.values()]:
+            search_recipe.check(base.override(settings))
+        self.runs = tuple(self._plan(base, methods, targets, seeds, variants))
+        self._check_names()
         for config in self.runs:
             self.is_finished(config)
 
@@ -101,6 +106,17 @@ class Study:
                         )
                         folder = self.root / "runs" / self.name(config)
                         yield dataclasses.replace(config, run_dir=str(folder))
+
+    def _check_names(self):
+        names = [self.name(config) for config in self.runs]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(
+                "The runs of a study must differ, as each has a folder by its "
+                "method, target and seed. Received: more than once "
+                f"{', '.join(repeated)}. Name every method, target and seed "
+                "once."
+            )
 
     def create(self) -> None:
         """Makes the folders."""

@@ -9,6 +9,7 @@ from fliqs_tf import study as studies
 from fliqs_tf.config import SearchConfig
 from fliqs_tf.files import read_json
 from fliqs_tf.files import write_json
+from fliqs_tf.flags import study_flags
 
 
 def _report(config, accuracy=0.5, cost=2.0):
@@ -74,13 +75,13 @@ class StudyTest(parameterized.TestCase):
             ["fliqs", "manual"],
             ["1.25xint4"],
             [0],
-            {"early": {"freeze": "0.5", "warmup": "0.1"}},
+            {"early": {"freeze": "0.5", "warmup": "0.2"}},
         )
         study.create()
         own, early, manual = study.runs
         self.assertEqual(study.name(early), "fliqs_early_1.25xint4_seed0")
         self.assertEqual(
-            (own.freeze, early.freeze, early.warmup), (0.7, 0.5, 0.1)
+            (own.freeze, early.freeze, early.warmup), (0.7, 0.5, 0.2)
         )
         # What manual precision does not read is at its defaults, so that its
         # results stand when the controller is set otherwise.
@@ -126,6 +127,42 @@ class StudyTest(parameterized.TestCase):
     def test_bad_variants(self, settings, message):
         with self.assertRaisesRegex(ValueError, message):
             self.base.override(settings)
+
+    @parameterized.parameters(
+        ({"freeze": "2"}, "freeze=2.0"),
+        ({"freeze": "0.1"}, "warmup=0.25, freeze=0.1"),
+        ({"quality": "abc"}, "quality='abc'"),
+        ({"input_formats": "foo"}, "foo"),
+        ({"input_range": "wide"}, "range='wide'"),
+        ({"reward": "none"}, "reward='none'"),
+        ({"credit": "decision"}, "credit='decision', cost_samples=1"),
+        ({"cost_samples": "0"}, "cost_samples=0"),
+    )
+    def test_settings_that_no_run_can_have(self, settings, received):
+        with self.assertRaisesRegex(ValueError, received):
+            studies.Study(
+                *(self.base, ["fliqs"], ["1.25xint4"], [0]), {"bad": settings}
+            )
+
+    @parameterized.parameters(
+        (["ptq", "ptq"], ["0.01"], [0]),
+        (["ptq"], ["0.01", "0.01"], [0]),
+        (["ptq"], ["0.01"], [0, 0]),
+    )
+    def test_repeated_runs_are_refused(self, methods, targets, seeds):
+        with self.assertRaisesRegex(
+            ValueError, "Received: more than once ptq_0.01_seed0"
+        ):
+            studies.Study(self.base, methods, targets, seeds)
+
+    def test_repeated_variants_are_refused(self):
+        variants = ["a:freeze=0.6,warmup=0.2", "b:freeze=0.8"]
+        self.assertEqual(
+            study_flags.parse_variants(variants),
+            {"a": {"freeze": "0.6", "warmup": "0.2"}, "b": {"freeze": "0.8"}},
+        )
+        with self.assertRaisesRegex(ValueError, "Received: variant='a:"):
+            study_flags.parse_variants([*variants, "a:freeze=0.8"])
 
     def test_results_are_small_and_name_no_place(self):
         study = self._study(data_dir="/secret", model_file="/secret/m.h5")

@@ -15,6 +15,7 @@ from fliqs_tf import datasets
 from fliqs_tf import plots
 from fliqs_tf import recipes
 from fliqs_tf import report as reports
+from fliqs_tf import search_recipe
 from fliqs_tf.assignment import Assignment
 from fliqs_tf.bin import initial_model
 from fliqs_tf.callbacks import Backup
@@ -22,7 +23,6 @@ from fliqs_tf.callbacks import FiniteLoss
 from fliqs_tf.callbacks import SearchHistory
 from fliqs_tf.config import SearchConfig
 from fliqs_tf.config import TrainConfig
-from fliqs_tf.controller import Controller
 from fliqs_tf.convert import to_fixed
 from fliqs_tf.distillation import distill
 from fliqs_tf.export import export_tflite
@@ -31,9 +31,6 @@ from fliqs_tf.files import write_text
 from fliqs_tf.formats import get_format
 from fliqs_tf.recalibrate import recalibrate
 from fliqs_tf.run_folder import RunFolder
-from fliqs_tf.search_model import SearchModel
-from fliqs_tf.space import TIED
-from fliqs_tf.space import Rule
 from fliqs_tf.space import get_space
 
 
@@ -88,14 +85,6 @@ def search(config: SearchConfig) -> dict[str, Any]:
     )
 
 
-def _input_rules(input_formats):
-    if input_formats == TIED:
-        return ()
-    return (
-        Rule(input_formats=None if input_formats == "float" else input_formats),
-    )
-
-
 def train(config: TrainConfig) -> dict[str, Any]:
     """Trains under given formats, exports and reports; see `search`."""
     run = _Run(config)
@@ -113,31 +102,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def _search(config):
     run = _Run(config)
-    model = SearchModel(
-        run.model,
-        space=config.space,
-        cost=config.cost,
-        cost_target=config.cost_target,
-        rules=_input_rules(config.input_formats),
-        reward=config.reward,
-        beta=config.beta,
-        quality=config.quality,
-        input_range=config.input_range,
-        input_signedness=config.input_signedness,
-        seed=config.seed,
-        bounds=costs.parse_bounds(config.bounds),
-    )
-    controller = Controller(
-        optimizer=keras.optimizers.Adam(config.controller_learning_rate),
-        warmup=config.warmup,
-        activation_delay=config.activation_delay,
-        freeze=config.freeze,
-        entropy_weight=config.entropy_weight,
-        baseline_momentum=config.baseline_momentum,
-        cost_samples=config.cost_samples,
-        credit=config.credit,
-        prior=_prior(run) if config.prior_weight else None,
-        prior_weight=config.prior_weight,
+    model = search_recipe.make_search(config, run.model)
+    controller = search_recipe.make_controller(
+        config, _prior(run) if config.prior_weight else None
     )
     _announce(model.budget)
     run.fit(model, 0, config.epochs, controller=controller, jit_compile=None)
