@@ -8,7 +8,9 @@ here is the divergence
     KL(p || q) = sum_c p_c (log p_c - log q_c)
 
 of the model's output with one of them quantized, `q`, from the float model's,
-`p`: it needs no labels, and has no gradient or Hessian to estimate.
+`p`: it needs no labels, and has no gradient or Hessian to estimate. A single
+output, and each of several sigmoids, is the probability of yes or no (the two
+`c`); the divergences of several are summed.
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
 from fliqs_tf.layers import calibration
+from fliqs_tf.output_activation import output_activation
 from fliqs_tf.recalibrate import recalibrate
 from fliqs_tf.space import TIED
 
@@ -36,6 +39,8 @@ _BATCHES = 4
 # For sensitivities; `benchmarks/sensitivities.py` compares numbers.
 _SAMPLES = 128
 _FLOAT = "fp32"
+# What rounding may take from a divergence of nothing.
+_ROUNDING = 1e-3
 
 
 def run(task: Task) -> Result:
@@ -95,11 +100,18 @@ def sensitivities(
         space: Formats of every layer.
         input_range: See `to_searchable`.
         input_signedness: See there.
-        is_logits: Whether the outputs are logits, or else probabilities.
+        is_logits: Whether the outputs are logits, or else probabilities, as
+            those of a sigmoid are in any case. A single output is taken for
+            one of yes or no: a regression, which cannot be told from it, is
+            judged by the sigmoid of its value.
         input_formats: See `Choice`, whose decisions these are.
 
     Returns:
         Mean divergence, float64 `(decisions, options)`.
+
+    Raises:
+        ValueError: If the outputs are no probabilities and `is_logits` is
+            `False`.
     """
     probe = Choice(
         model,
@@ -114,12 +126,16 @@ def sensitivities(
     # What it is to look at would calibrate it.
     calibration.allow_uncalibrated(probe.model)
 
+    is_sigmoid = output_activation(model) is keras.activations.sigmoid
+
     @tf.function(reduce_retracing=True)
     def log_probabilities(x):
         outputs = ops.cast(probe.model(x, training=False), "float32")
-        if is_logits:
-            return ops.log_softmax(outputs)
-        return ops.log(outputs + keras.config.epsilon())
+        return _log_probabilities(
+            outputs,
+            is_logits=is_logits and not is_sigmoid,
+            is_binary=is_sigmoid or outputs.shape[-1] == 1,
+        )
 
     inputs_only = data.map(lambda inputs, *_: inputs)
     (inputs,) = inputs_only.unbatch().batch(_SAMPLES).take(1)
@@ -137,10 +153,31 @@ def sensitivities(
     return result
 
 
+def _log_probabilities(outputs, is_logits, is_binary):
+    """Logarithms `(..., variables, outcomes)` of what outputs stand for."""
+    if not is_binary:
+        outputs = ops.expand_dims(outputs, -2)
+        if is_logits:
+            return ops.log_softmax(outputs)
+        return ops.log(outputs + keras.config.epsilon())
+    if is_logits:
+        return ops.log_sigmoid(ops.stack([outputs, -outputs], -1))
+    both = ops.stack([outputs, 1.0 - outputs], -1)
+    return ops.log(both + keras.config.epsilon())
+
+
 def _divergence(log_p, log_q):
-    # Rounding may bring a divergence of nothing just below 0.
-    divergence = ops.mean(ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1))
-    return max(float(divergence), 0.0)
+    terms = ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+    divergence = float(ops.mean(ops.sum(terms, axis=-1)))
+    # Not `<`, which NaN passes.
+    if not divergence >= -_ROUNDING:
+        raise ValueError(
+            "Outputs must be logits, or probabilities that sum to 1 (of a "
+            "sigmoid: each in [0, 1]). Received: a mean divergence of "
+            f"{divergence:.4g}, which is none. Give `is_logits` as the model's "
+            "last layer has it, and look for NaN in its outputs."
+        )
+    return max(divergence, 0.0)
 
 
 def _calibrate(model, data):

@@ -8,6 +8,7 @@ import keras
 from fliqs_tf.layers.composite import Composite
 from fliqs_tf.layers.searchable_layer import SearchableLayer
 from fliqs_tf.model_copy import copy_with
+from fliqs_tf.output_activation import output_activation
 
 
 def load(path: str) -> keras.Model:
@@ -31,14 +32,7 @@ def load(path: str) -> keras.Model:
 
 def gives_probabilities(model: keras.Model) -> bool:
     """Whether a model ends in a softmax, and not in logits."""
-    (output,) = model.outputs
-    layer = output._keras_history.operation
-    if isinstance(layer, keras.Model):
-        return gives_probabilities(layer)
-    return (
-        isinstance(layer, keras.layers.Softmax)
-        or getattr(layer, "activation", None) is keras.activations.softmax
-    )
+    return output_activation(model) is keras.activations.softmax
 
 
 def _plain(layer):

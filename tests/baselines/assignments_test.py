@@ -5,9 +5,11 @@ import itertools
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
 
+import fliqs_tf as fliqs
 from fliqs_tf import baselines
 from fliqs_tf import costs
 from fliqs_tf.baselines import differentiable
@@ -122,7 +124,7 @@ class RandomTest(absltest.TestCase):
         self.assertGreater(len({tuple(s) for s in samples}), 10)
 
 
-class PostTrainingTest(absltest.TestCase):
+class PostTrainingTest(parameterized.TestCase):
     def test_planted_sensitivities_give_the_known_optimum(self):
         choice = _choice("1.7xint4")
         rng = np.random.default_rng(0)
@@ -205,6 +207,48 @@ class PostTrainingTest(absltest.TestCase):
             input_signedness=task.input_signedness,
         )
         self.assertGreater(robust.min(), 0.01)
+
+    @parameterized.product(
+        columns=[1, 3], activation=["sigmoid", None, "layer"]
+    )
+    def test_outputs_of_yes_or_no(self, columns, activation):
+        head = keras.layers.Dense(
+            columns, None if activation == "layer" else activation, name="head"
+        )
+        model = keras.Sequential([keras.Input((planted.SIZE,)), head])
+        if activation == "layer":
+            model.add(keras.layers.Activation("sigmoid"))
+        rng = np.random.default_rng(3)
+        kernel = rng.normal(size=(planted.SIZE, columns))
+        head.set_weights([kernel, np.full(columns, 0.5)])
+        x = rng.choice([-1.0, 1.0], (64, planted.SIZE)).astype("float32")
+        data = tf.data.Dataset.from_tensor_slices(x).batch(16)
+        (found,) = ptq.sensitivities(model, data, ("int2", "int8"))
+
+        def logits(fmt):
+            codes = fliqs.fake_quant(kernel.astype("float32"), fmt, axis=-1)
+            return x @ np.asarray(codes, "float64") + 0.5
+
+        def probabilities(z):
+            if columns > 1 and activation is None:
+                p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+                return p[:, None, :]
+            p = 1 / (1 + np.exp(-z))
+            return np.stack([p, 1 - p], -1)
+
+        p = probabilities(logits("fp32"))
+        for number, fmt in enumerate(("int2", "int8")):
+            q = probabilities(logits(fmt))
+            expected = (p * np.log(p / q)).sum((1, 2)).mean()
+            self.assertGreater(expected, 1e-6)
+            np.testing.assert_allclose(found[number], expected, 2e-2, 1e-6)
+
+    def test_outputs_that_are_no_probabilities(self):
+        task, _ = planted.planted_task()
+        with self.assertRaisesRegex(ValueError, "Received: a mean divergence"):
+            ptq.sensitivities(
+                task.model, task.data, task.space, is_logits=False
+            )
 
     def test_labels_are_not_looked_at(self):
         task, _ = planted.planted_task()
