@@ -153,8 +153,9 @@ def _bitops(layer, weight, inputs):
 def _size(layer, weight, inputs):
     """Bytes of packed weights, float32 scales and float32 biases.
 
-    What a file of exactly these widths would hold of the layer: convolutions
-    in LiteRT always have biases, into which batch norm is folded. Left out are
+    What a file of exactly these widths would hold of the layer. Batch norm is
+    folded into convolutions: each channel then has a scale and a bias, whatever
+    the layer had. Left out are
     what does not depend on formats (layers that are not searched, norms that
     are not folded, the file's own structure) and the wider containers of
     formats that LiteRT has no type for, which the export's report lists.
@@ -166,23 +167,31 @@ def _size(layer, weight, inputs):
 def _file_size(layer, weight, inputs):
     """As `_size`, at the widths of types that a `.tflite` file can have.
 
-    5 to 7 bits take 8 there: what a flash memory must hold.
+    5 to 7 bits take 8 there, and codes whose scale varies within a channel are
+    stored multiplied by it, in float32: what a flash memory must hold.
     """
     del inputs
     fmt = get_format(weight)
+    if layer.has_groups and _has_scales(fmt):
+        fmt = get_format(_FLOAT)
     container = next(bits for bits in _CONTAINER_BITS if fmt.bits <= bits)
     # The scales of blocks are stored as they are.
     return _bytes(layer, fmt, container + fmt.storage_bits - fmt.bits)
 
 
 def _bytes(layer, fmt, bits):
-    biases = layer.biases
+    biases, scales = layer.biases, layer.scales
     if "Conv" in layer.kind:
-        biases = max(biases, layer.scales)
-    # A block format has its scales in its width.
-    has_scales = fmt.is_scaled and not fmt.block_size
-    scales = layer.scales if has_scales else 0
+        biases = max(biases, layer.channels)
+        scales = max(scales, layer.channels)
+    if not _has_scales(fmt):
+        scales = 0
     return layer.weights * bits / 8 + 4 * (scales + biases)
+
+
+def _has_scales(fmt) -> bool:
+    """Whether scales come on top: a block format has them in its width."""
+    return fmt.is_scaled and not fmt.block_size
 
 
 _COSTS: dict[str, AnyCost] = {

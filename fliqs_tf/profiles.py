@@ -24,7 +24,9 @@ class LayerProfile:
         macs: Multiply-accumulates of one sample, over all calls.
         inputs: Elements of the inputs of one sample, over all calls.
         weights: Elements of the kernels.
-        scales: Scales of the kernels.
+        channels: Output channels of the kernels.
+        scales: Scales of the kernels, in formats whose width has none.
+        has_groups: Whether scales vary within a channel.
         biases: Elements of the bias.
     """
 
@@ -33,7 +35,9 @@ class LayerProfile:
     macs: int
     inputs: int
     weights: int
+    channels: int
     scales: int
+    has_groups: bool
     biases: int
 
 
@@ -66,6 +70,13 @@ def _profile_layer(path, layer, shapes):
             )
     form = searchable_form(layer)
     kernels, bias = form.shapes(layer)
+    # Weights and output channels of each kernel.
+    sizes = [
+        (math.prod(kernel), math.prod(kernel[axis] for axis in axes))
+        for kernel, axes in kernels
+    ]
+    # A plain layer becomes searchable with a scale a channel by default.
+    granularity = getattr(layer, "weight_granularity", "channel")
     return LayerProfile(
         path,
         kind_of(layer),
@@ -73,9 +84,19 @@ def _profile_layer(path, layer, shapes):
         inputs=sum(
             math.prod(one[1:]) for shape in shapes for one in each(shape)
         ),
-        weights=sum(math.prod(kernel) for kernel, _ in kernels),
-        scales=sum(
-            math.prod(kernel[axis] for axis in axes) for kernel, axes in kernels
-        ),
+        weights=sum(w for w, _ in sizes),
+        channels=sum(c for _, c in sizes),
+        scales=sum(_scales(w, c, granularity) for w, c in sizes),
+        has_groups=isinstance(granularity, int),
         biases=0 if bias is None else math.prod(bias),
     )
+
+
+def _scales(weights, channels, granularity) -> int:
+    """Scales of a kernel, see `WeightQuantizer`."""
+    if granularity == "tensor":
+        return 1
+    if granularity == "channel":
+        return channels
+    # The last group of a channel may be short.
+    return channels * -(-(weights // channels) // granularity)
