@@ -117,7 +117,7 @@ class PeakCost:
 
         Returns:
             For each of them, the elements of its tensors and the path of the
-            layer whose input format they have, `None` for float32.
+            layer whose input format they have, `None` for 32 bits.
         """
         return [
             tensors

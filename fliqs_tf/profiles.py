@@ -9,6 +9,7 @@ import keras
 from fliqs_tf.calls import each
 from fliqs_tf.calls import input_shapes
 from fliqs_tf.layers.base import kind_of
+from fliqs_tf.layers.base import looks_up
 from fliqs_tf.layers.base import searchable_form
 from fliqs_tf.layers.base import searchable_layers
 from fliqs_tf.layers.searchable_layer import SearchableLayer
@@ -22,8 +23,14 @@ class LayerProfile:
         path: Path of the layer.
         kind: Class name of the Keras layer.
         macs: Multiply-accumulates of one sample, over all calls.
-        inputs: Elements of the inputs of one sample, over all calls.
+        inputs: Elements of the inputs of one sample that have the layer's
+            input format, over all calls.
+        right_inputs: Likewise, of those that have its weight format: the right
+            operands of products without a kernel.
+        indices: Likewise, of those that are indices into a table.
         weights: Elements of the kernels.
+        weights_read: Elements of the kernels that one sample needs: of a table
+            the rows that are looked up, each once if it has no more.
         channels: Output channels of the kernels.
         scales: Scales of the kernels, in formats whose width has none.
         has_groups: Whether scales vary within a channel.
@@ -34,7 +41,10 @@ class LayerProfile:
     kind: str
     macs: int
     inputs: int
+    right_inputs: int
+    indices: int
     weights: int
+    weights_read: int
     channels: int
     scales: int
     has_groups: bool
@@ -75,16 +85,26 @@ def _profile_layer(path, layer, shapes):
         (math.prod(kernel), math.prod(kernel[axis] for axis in axes))
         for kernel, axes in kernels
     ]
+    weights = sum(w for w, _ in sizes)
+    given = [[math.prod(one[1:]) for one in each(shape)] for shape in shapes]
+    elements = sum(map(sum, given))
+    # Without a kernel, the right one of two inputs stands in its place.
+    right = 0 if kernels else sum(sum(others) for _, *others in given)
+    indices, read = 0, weights
+    if looks_up(layer):
+        indices = elements
+        read = sum(min(indices, w // c) * c for w, c in sizes)
     # A plain layer becomes searchable with a scale a channel by default.
     granularity = getattr(layer, "weight_granularity", "channel")
     return LayerProfile(
         path,
         kind_of(layer),
         macs=sum(form.macs(layer, shape) for shape in shapes),
-        inputs=sum(
-            math.prod(one[1:]) for shape in shapes for one in each(shape)
-        ),
-        weights=sum(w for w, _ in sizes),
+        inputs=elements - right - indices,
+        right_inputs=right,
+        indices=indices,
+        weights=weights,
+        weights_read=read,
         channels=sum(c for _, c in sizes),
         scales=sum(_scales(w, c, granularity) for w, c in sizes),
         has_groups=isinstance(granularity, int),
