@@ -213,6 +213,7 @@ def get(name: str | AnyCost) -> AnyCost:
             numbers of a file, see `fliqs_tf.cost_tables`. Shipped are
             `"table:energy_45nm.json"` (with the traffic of memory),
             `"table:mac_power_28nm.json"` and `"table:mac_area_28nm.json"`.
+            Or the name of a cost of your own, see `register`; or a cost.
 
     Raises:
         ValueError: If there is none, or the file is no such table.
@@ -222,12 +223,40 @@ def get(name: str | AnyCost) -> AnyCost:
     if isinstance(name, str) and name.startswith(_TABLE):
         table = cost_tables.read(name.removeprefix(_TABLE))
         return Cost(name, table.unit, table.cost, table.per_unit)
-    if name not in _COSTS:
+    if not isinstance(name, str) or name not in _COSTS:
         raise ValueError(
-            f"`cost` must be one of {', '.join(NAMES)} or table:<file.json>. "
-            f"Received: cost={name!r}."
+            f"`cost` must be one of {', '.join(_COSTS)}, table:<file.json> or "
+            f"a `fliqs.costs.Cost`. Received: cost={name!r}. Register one of "
+            "your own (`fliqs.costs.register`) before loading what has it."
         )
     return _COSTS[name]
+
+
+def register(cost: Cost) -> Cost:
+    """Gives a cost of your own a name that `get` takes.
+
+    A search is saved with the name of its cost: whoever loads one must have
+    registered it before.
+
+    Example:
+    >>> cycles = fliqs.costs.register(fliqs.costs.Cost(
+    ...     "cycles", "kcycles", layer=lambda profile, weight, inputs:
+    ...     profile.macs * fliqs.get_format(weight).bits / 8, per_unit=1e3))
+    >>> search = fliqs.SearchModel(model, "int_l", cost="cycles")
+
+    Returns:
+        The cost.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+    if cost.name in _COSTS or cost.name.startswith(_TABLE):
+        raise ValueError(
+            "A cost needs a new name, and none that starts with 'table:'. "
+            f"Received: {cost.name!r}; taken are {', '.join(_COSTS)}."
+        )
+    _COSTS[cost.name] = cost
+    return cost
 
 
 def target(
@@ -260,7 +289,7 @@ def target(
     else:
         try:
             number = float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             number = float("nan")
     if not (np.isfinite(number) and number > 0):
         raise ValueError(

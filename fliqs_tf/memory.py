@@ -184,6 +184,12 @@ def _trace(model):
             steps.append(_Step(inputs, outputs, bool(readers)))
 
     graph = graph_of(model)
+    if graph is None:
+        raise ValueError(
+            "Which tensors are alive together is known of Functional and "
+            f"Sequential models. Received: {type(model).__name__}. Wrap it: "
+            "`keras.Model(inputs, model(inputs))`."
+        )
     known = {id(x): new(x) for x in graph.inputs}
     run(graph, known)
     return values, steps, [known[id(x)] for x in graph.outputs]

@@ -214,6 +214,8 @@ class SearchModel(keras.Model):
 
     def get_compile_config(self):
         config = super().get_compile_config()
+        if not self.compiled:
+            return config
         return {
             **config,
             "controller": keras.saving.serialize_keras_object(self.controller),

@@ -1,5 +1,7 @@
 """Costs of small networks, worked out by hand."""
 
+import os
+
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -34,6 +36,11 @@ def small_model():
         keras.layers.Flatten(),
         keras.layers.Dense(10, name="head"),
     )
+
+
+def _cycles(layer, weight, inputs):
+    del inputs
+    return layer.macs * fliqs.get_format(weight).bits / 8
 
 
 # Positions times kernel.
@@ -328,7 +335,27 @@ class CostTest(parameterized.TestCase):
             float(budget.of_tensor(samples[3])) / in_graph[3], 1, delta=1e-6
         )
 
-    @parameterized.parameters("energy", "", "BITOPS")
+    def test_cost_of_ones_own(self):
+        # 8 bits a cycle.
+        cost = costs.Cost("cycles", "cycles", _cycles, 1.0)
+        self.assertIs(costs.register(cost), cost)
+        self.addCleanup(costs._COSTS.pop, "cycles")
+        model = small_model()
+        search = fliqs.SearchModel(
+            model, "int_s", cost="cycles", cost_target="1.5xint4"
+        )
+        total = _STEM + _DEPTHWISE + _HEAD
+        self.assertEqual(search.budget.target, 1.5 * total / 2)
+        path = os.path.join(self.create_tempdir(), "search.keras")
+        search.save(path)
+        loaded = keras.models.load_model(path)
+        self.assertIs(loaded.cost, cost)
+        self.assertEqual(loaded.budget.target, search.budget.target)
+        for name in ("cycles", "bitops", "table:mine"):
+            with self.assertRaisesRegex(ValueError, f"Received: '{name}'"):
+                costs.register(costs.Cost(name, "cycles", _cycles, 1.0))
+
+    @parameterized.parameters("energy", "", "BITOPS", ({"bitops": 1},), (None,))
     def test_unknown_cost(self, name):
         with self.assertRaisesRegex(ValueError, f"Received: cost={name!r}"):
             fliqs.costs.get(name)
@@ -368,6 +395,7 @@ class TargetTest(parameterized.TestCase):
     @parameterized.parameters(
         0, 0.0, -1, "0", "-1", "abc", "", "nan", "inf", "-inf", "xint4",
         "0xint4", "-1xint4", "1.5int4", float("nan"), float("inf"),
+        None,
     )  # fmt: skip
     def test_what_is_no_target(self, value):
         with self.assertRaises(ValueError) as context:

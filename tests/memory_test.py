@@ -6,6 +6,7 @@ from absl.testing import parameterized
 
 import fliqs_tf as fliqs
 from fliqs_tf import memory
+from tests.any_models import subclassed
 
 
 class _Block(keras.layers.Layer):
@@ -160,6 +161,10 @@ class MemoryTest(parameterized.TestCase):
         model = keras.Model(inputs, keras.layers.Conv2D(4, 1)(inputs))
         with self.assertRaisesRegex(ValueError, "fixed input shape"):
             memory.live_tensors(model)
+
+    def test_models_without_a_graph_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "Received: Blocks. Wrap it"):
+            memory.live_tensors(subclassed())
 
     def test_search_keeps_a_memory_target(self):
         model = fliqs.models.get("residual_small")
