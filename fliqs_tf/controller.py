@@ -113,6 +113,13 @@ class Controller(keras.layers.Layer):
         if optimizer is None:
             optimizer = keras.optimizers.Adam(0.02)
         self.optimizer = keras.optimizers.get(optimizer)
+        accumulated = self.optimizer.gradient_accumulation_steps
+        if accumulated:
+            raise ValueError(
+                "The policy takes a step at each step of the weights. Received:"
+                f" gradient_accumulation_steps={accumulated}. A lower learning "
+                "rate averages over steps, too."
+            )
         self.warmup = warmup
         self.activation_delay = activation_delay
         self.freeze = freeze

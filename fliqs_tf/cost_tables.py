@@ -15,6 +15,9 @@ A table is a JSON file:
 that of the input (`"fp32"` for inputs that are not quantized). `weight_byte`
 and `input_byte` are the costs of moving one byte of packed weights and of
 inputs once an inference; an output is charged where it is read, as an input.
+Of a table of embeddings the rows that are looked up move, and the indices have
+32 bits; both inputs of a product of activations move as inputs, the right one
+in the layer's weight format.
 All three are added, those left out are 0:
 
     layer(w, i) = MACs * mac[w][i] + bytes(w) * weight_byte
@@ -50,6 +53,8 @@ _KEYS = {
     "input_byte",
     "layers",
 }
+
+_INDEX_BITS = 32
 
 # Weight format -> input format -> number.
 _Pairs = dict[str, dict[str, float]]
@@ -95,8 +100,14 @@ class CostTable:
         inputs = get_format(inputs or UNQUANTIZED).name
         if self.layers:
             return self._look_up(self._measured(layer), weight, inputs)
-        traffic = layer.weights * get_format(weight).bits * self.weight_byte
-        traffic += layer.inputs * get_format(inputs).bits * self.input_byte
+        weight_bits = get_format(weight).bits
+        traffic = layer.weights_read * weight_bits * self.weight_byte
+        input_bits = (
+            layer.inputs * get_format(inputs).bits
+            + layer.right_inputs * weight_bits
+            + layer.indices * _INDEX_BITS
+        )
+        traffic += input_bits * self.input_byte
         if not self.mac:
             return traffic / 8
         pair = self._look_up(self.mac, weight, inputs)

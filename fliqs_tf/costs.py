@@ -117,7 +117,7 @@ class PeakCost:
 
         Returns:
             For each of them, the elements of its tensors and the path of the
-            layer whose input format they have, `None` for float32.
+            layer whose input format they have, `None` for 32 bits.
         """
         return [
             tensors
@@ -153,8 +153,9 @@ def _bitops(layer, weight, inputs):
 def _size(layer, weight, inputs):
     """Bytes of packed weights, float32 scales and float32 biases.
 
-    What a file of exactly these widths would hold of the layer: convolutions
-    in LiteRT always have biases, into which batch norm is folded. Left out are
+    What a file of exactly these widths would hold of the layer. Batch norm is
+    folded into convolutions: each channel then has a scale and a bias, whatever
+    the layer had. Left out are
     what does not depend on formats (layers that are not searched, norms that
     are not folded, the file's own structure) and the wider containers of
     formats that LiteRT has no type for, which the export's report lists.
@@ -166,23 +167,31 @@ def _size(layer, weight, inputs):
 def _file_size(layer, weight, inputs):
     """As `_size`, at the widths of types that a `.tflite` file can have.
 
-    5 to 7 bits take 8 there: what a flash memory must hold.
+    5 to 7 bits take 8 there, and codes whose scale varies within a channel are
+    stored multiplied by it, in float32: what a flash memory must hold.
     """
     del inputs
     fmt = get_format(weight)
+    if layer.has_groups and _has_scales(fmt):
+        fmt = get_format(_FLOAT)
     container = next(bits for bits in _CONTAINER_BITS if fmt.bits <= bits)
     # The scales of blocks are stored as they are.
     return _bytes(layer, fmt, container + fmt.storage_bits - fmt.bits)
 
 
 def _bytes(layer, fmt, bits):
-    biases = layer.biases
+    biases, scales = layer.biases, layer.scales
     if "Conv" in layer.kind:
-        biases = max(biases, layer.scales)
-    # A block format has its scales in its width.
-    has_scales = fmt.is_scaled and not fmt.block_size
-    scales = layer.scales if has_scales else 0
+        biases = max(biases, layer.channels)
+        scales = max(scales, layer.channels)
+    if not _has_scales(fmt):
+        scales = 0
     return layer.weights * bits / 8 + 4 * (scales + biases)
+
+
+def _has_scales(fmt) -> bool:
+    """Whether scales come on top: a block format has them in its width."""
+    return fmt.is_scaled and not fmt.block_size
 
 
 _COSTS: dict[str, AnyCost] = {
@@ -204,6 +213,7 @@ def get(name: str | AnyCost) -> AnyCost:
             numbers of a file, see `fliqs_tf.cost_tables`. Shipped are
             `"table:energy_45nm.json"` (with the traffic of memory),
             `"table:mac_power_28nm.json"` and `"table:mac_area_28nm.json"`.
+            Or the name of a cost of your own, see `register`; or a cost.
 
     Raises:
         ValueError: If there is none, or the file is no such table.
@@ -213,12 +223,40 @@ def get(name: str | AnyCost) -> AnyCost:
     if isinstance(name, str) and name.startswith(_TABLE):
         table = cost_tables.read(name.removeprefix(_TABLE))
         return Cost(name, table.unit, table.cost, table.per_unit)
-    if name not in _COSTS:
+    if not isinstance(name, str) or name not in _COSTS:
         raise ValueError(
-            f"`cost` must be one of {', '.join(NAMES)} or table:<file.json>. "
-            f"Received: cost={name!r}."
+            f"`cost` must be one of {', '.join(_COSTS)}, table:<file.json> or "
+            f"a `fliqs.costs.Cost`. Received: cost={name!r}. Register one of "
+            "your own (`fliqs.costs.register`) before loading what has it."
         )
     return _COSTS[name]
+
+
+def register(cost: Cost) -> Cost:
+    """Gives a cost of your own a name that `get` takes.
+
+    A search is saved with the name of its cost: whoever loads one must have
+    registered it before.
+
+    Example:
+    >>> cycles = fliqs.costs.register(fliqs.costs.Cost(
+    ...     "cycles", "kcycles", layer=lambda profile, weight, inputs:
+    ...     profile.macs * fliqs.get_format(weight).bits / 8, per_unit=1e3))
+    >>> search = fliqs.SearchModel(model, "int_l", cost="cycles")
+
+    Returns:
+        The cost.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+    if cost.name in _COSTS or cost.name.startswith(_TABLE):
+        raise ValueError(
+            "A cost needs a new name, and none that starts with 'table:'. "
+            f"Received: {cost.name!r}; taken are {', '.join(_COSTS)}."
+        )
+    _COSTS[cost.name] = cost
+    return cost
 
 
 def target(
@@ -251,7 +289,7 @@ def target(
     else:
         try:
             number = float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             number = float("nan")
     if not (np.isfinite(number) and number > 0):
         raise ValueError(

@@ -15,7 +15,11 @@ bytes for one sample; weights are `size`, not memory. What is approximated:
   without a kernel (activation, norm, pooling, padding, flattening) keep the
   width, so a tensor that only they read has the width of what they pass on,
   through sums and concatenations if need be. A tensor that no kernel layer
-  ever sees (the logits), and one that an unquantized layer reads, is float32.
+  ever sees (the logits), and one that an unquantized layer reads, is float32;
+  indices are int32, which is as wide.
+- What goes into a layer made of layers counts as read by each of these but
+  those of attention that come after its projections. If a block of one's own
+  has layers that read only what others in it compute, that is too much.
 - An operation without a kernel whose result has the size of an input that
   nothing needs any more writes in place: norm and activation are free, and so
   is the sum at the end of a residual block. Merged tensors are copied.
@@ -32,7 +36,15 @@ from typing import Any
 import keras
 
 from fliqs_tf.layers.base import graph_of
+from fliqs_tf.layers.base import looks_up
 from fliqs_tf.layers.base import searchable_layers
+from fliqs_tf.layers.children import ATTENTION
+from fliqs_tf.layers.children import children
+
+# Layers of attention that read what its other layers compute.
+_LATER = ("scores", "weighted_sum", "output")
+# What the runtime takes as indices.
+_INDEX_TYPES = ("int32", "int64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +54,7 @@ class LiveTensor:
     Args:
         elements: Their elements.
         readers: Paths of the layers whose input format decides its width, in
-            ascending order; empty for float32.
+            ascending order; empty for 32 bits.
     """
 
     elements: int
@@ -137,7 +149,10 @@ def _trace(model):
                 f"{tensor.name!r} of shape {tensor.shape}. Build the model "
                 "with a fixed input shape."
             )
-        values.append(_Value(math.prod(tensor.shape[1:]), set()))
+        readers: set[str | None] = set()
+        if tensor.dtype in _INDEX_TYPES:
+            readers.add(None)
+        values.append(_Value(math.prod(tensor.shape[1:]), readers))
         return len(values) - 1
 
     def run(graph, known):
@@ -169,6 +184,12 @@ def _trace(model):
             steps.append(_Step(inputs, outputs, bool(readers)))
 
     graph = graph_of(model)
+    if graph is None:
+        raise ValueError(
+            "Which tensors are alive together is known of Functional and "
+            f"Sequential models. Received: {type(model).__name__}. Wrap it: "
+            "`keras.Model(inputs, model(inputs))`."
+        )
     known = {id(x): new(x) for x in graph.inputs}
     run(graph, known)
     return values, steps, [known[id(x)] for x in graph.outputs]
@@ -186,13 +207,23 @@ def _nodes(graph) -> Iterator[Any]:
 def _readers(operation, paths) -> set[str | None]:
     """Who reads the inputs of an operation at a width of its own.
 
-    `None` stands for a kernel that is not searched; it reads float32.
+    `None` stands for 32 bits: a kernel that is not searched reads float32, and
+    a table indices.
     """
     if not isinstance(operation, keras.layers.Layer):
         return set()
     inside = [operation, *operation._flatten_layers()]
+    later = {
+        id(layer)
+        for attention in inside
+        if isinstance(attention, ATTENTION)
+        for name, layer in children(attention)
+        if name in _LATER
+    }
     found: set[str | None] = {
-        paths[id(layer)] for layer in inside if id(layer) in paths
+        paths[id(layer)]
+        for layer in inside
+        if id(layer) in paths and id(layer) not in later and not looks_up(layer)
     }
     if not found and any(len(w.shape) > 1 for w in operation.weights):
         found.add(None)
@@ -245,7 +276,7 @@ def widest_choices(
         tensors: Tensors that live at once, with different readers.
 
     Yields:
-        `(elements, reader)` of each tensor, `None` for float32.
+        `(elements, reader)` of each tensor, `None` for 32 bits.
     """
     readers = [tensor.readers or (None,) for tensor in tensors]
     for chosen in itertools.product(*readers):

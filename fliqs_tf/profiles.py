@@ -1,32 +1,18 @@
-"""What a model's layers do: multiply-accumulates, sizes of weights and inputs.
-
-The shapes of inputs come from the graph of a Functional or Sequential model.
-What has no graph (blocks of one's own, wrappers, attention, subclassed models)
-is called once on symbolic tensors, and its layers note what they are called
-with: so every call of a layer counts, wherever it is made.
-"""
+"""What a model's layers do: multiply-accumulates, sizes of operands."""
 
 import dataclasses
-import functools
 import itertools
 import math
-from collections.abc import Callable
-from collections.abc import Iterable
-from typing import Any
 
 import keras
 
-from fliqs_tf.layers.base import graph_of
-from fliqs_tf.layers.base import is_container
+from fliqs_tf.calls import each
+from fliqs_tf.calls import input_shapes
 from fliqs_tf.layers.base import kind_of
+from fliqs_tf.layers.base import looks_up
 from fliqs_tf.layers.base import searchable_form
 from fliqs_tf.layers.base import searchable_layers
-from fliqs_tf.layers.base import walk
 from fliqs_tf.layers.searchable_layer import SearchableLayer
-
-Shape = tuple[int | None, ...]
-# Of a layer's input, or of several.
-Shapes = Shape | tuple[Shape, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +23,17 @@ class LayerProfile:
         path: Path of the layer.
         kind: Class name of the Keras layer.
         macs: Multiply-accumulates of one sample, over all calls.
-        inputs: Elements of the inputs of one sample, over all calls.
+        inputs: Elements of the inputs of one sample that have the layer's
+            input format, over all calls.
+        right_inputs: Likewise, of those that have its weight format: the right
+            operands of products without a kernel.
+        indices: Likewise, of those that are indices into a table.
         weights: Elements of the kernels.
-        scales: Scales of the kernels.
+        weights_read: Elements of the kernels that one sample needs: of a table
+            the rows that are looked up, each once if it has no more.
+        channels: Output channels of the kernels.
+        scales: Scales of the kernels, in formats whose width has none.
+        has_groups: Whether scales vary within a channel.
         biases: Elements of the bias.
     """
 
@@ -47,8 +41,13 @@ class LayerProfile:
     kind: str
     macs: int
     inputs: int
+    right_inputs: int
+    indices: int
     weights: int
+    weights_read: int
+    channels: int
     scales: int
+    has_groups: bool
     biases: int
 
 
@@ -72,7 +71,7 @@ def profile(model: keras.Model) -> dict[str, LayerProfile]:
 
 
 def _profile_layer(path, layer, shapes):
-    for shape in itertools.chain(*map(_each, shapes)):
+    for shape in itertools.chain(*map(each, shapes)):
         if None in shape[1:]:
             raise ValueError(
                 "MACs need inputs of known size. Received: layer "
@@ -81,157 +80,43 @@ def _profile_layer(path, layer, shapes):
             )
     form = searchable_form(layer)
     kernels, bias = form.shapes(layer)
+    # Weights and output channels of each kernel.
+    sizes = [
+        (math.prod(kernel), math.prod(kernel[axis] for axis in axes))
+        for kernel, axes in kernels
+    ]
+    weights = sum(w for w, _ in sizes)
+    given = [[math.prod(one[1:]) for one in each(shape)] for shape in shapes]
+    elements = sum(map(sum, given))
+    # Without a kernel, the right one of two inputs stands in its place.
+    right = 0 if kernels else sum(sum(others) for _, *others in given)
+    indices, read = 0, weights
+    if looks_up(layer):
+        indices = elements
+        read = sum(min(indices, w // c) * c for w, c in sizes)
+    # A plain layer becomes searchable with a scale a channel by default.
+    granularity = getattr(layer, "weight_granularity", "channel")
     return LayerProfile(
         path,
         kind_of(layer),
         macs=sum(form.macs(layer, shape) for shape in shapes),
-        inputs=sum(
-            math.prod(one[1:]) for shape in shapes for one in _each(shape)
-        ),
-        weights=sum(math.prod(kernel) for kernel, _ in kernels),
-        scales=sum(
-            math.prod(kernel[axis] for axis in axes) for kernel, axes in kernels
-        ),
+        inputs=elements - right - indices,
+        right_inputs=right,
+        indices=indices,
+        weights=weights,
+        weights_read=read,
+        channels=sum(c for _, c in sizes),
+        scales=sum(_scales(w, c, granularity) for w, c in sizes),
+        has_groups=isinstance(granularity, int),
         biases=0 if bias is None else math.prod(bias),
     )
 
 
-def input_shapes(model: keras.Model) -> dict[int, list[Shapes]]:
-    """Input shapes of every call of every layer that can be searched.
-
-    Returns:
-        `id` of the layer -> shapes, with `None` for the batch.
-
-    Raises:
-        ValueError: If a part of the model cannot be called symbolically.
-    """
-    graph = graph_of(model)
-    if graph is None:
-        return _of_model(model)
-    calls: dict[int, list[Shapes]] = {}
-    for node in itertools.chain(*graph._nodes_by_depth.values()):
-        for key, shapes in _of_node(node).items():
-            calls.setdefault(key, []).extend(shapes)
-    return calls
-
-
-def _of_node(node):
-    operation = node.operation
-    if not node.input_tensors or not isinstance(operation, keras.layers.Layer):
-        return {}
-    if searchable_form(operation) is not None:
-        given = (*node.arguments.args, *node.arguments.kwargs.values())
-        return {id(operation): [_shape_of(given[0])]}
-    if not is_container(operation):
-        return {}
-    if graph_of(operation) is not None and not any(
-        None in tensor.shape[1:] for tensor in operation.inputs
-    ):
-        return input_shapes(operation)
-    arguments = node.arguments
-    return _recorded(operation, arguments.args, arguments.kwargs)
-
-
-def _of_model(model):
-    """Calls a model without a graph, as it was built."""
-    config = model.get_build_config() or {}
-    errors = []
-    # A model's input says its shape, but not whether it holds indices.
-    for dtype in (model.input_dtype, "int32"):
-        tensors = functools.partial(_symbolic, dtype=dtype)
-        if "input_shape" in config:
-            args, kwargs = [tensors(config["input_shape"])], {}
-        else:
-            shapes = config.get("shapes_dict", {})
-            args, kwargs = (
-                [],
-                {
-                    name.removesuffix("_shape"): tensors(shape)
-                    for name, shape in shapes.items()
-                },
-            )
-        try:
-            return _recorded(model, args, kwargs)
-        except ValueError as error:
-            errors.append(error)
-    raise errors[0]
-
-
-def _symbolic(shape, dtype):
-    if isinstance(shape, dict):
-        return {key: _symbolic(item, dtype) for key, item in shape.items()}
-    if all(isinstance(size, int | None) for size in shape):
-        return keras.KerasTensor((None, *shape[1:]), dtype)
-    return type(shape)(_symbolic(item, dtype) for item in shape)
-
-
-class _SymbolicCall(keras.Operation):
-    """A call whose body is run, not only its output shape looked up."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def call(self, *args, **kwargs):
-        return self.layer(*args, **kwargs)
-
-
-def _recorded(layer, args: Iterable, kwargs) -> dict[int, list[Shapes]]:
-    """Calls a layer symbolically and returns what its layers were given."""
-    calls: dict[int, list[Shapes]] = {}
-
-    def note(inner, inputs):
-        shape = _shape_of(inputs)
-        if isinstance(inner, keras.layers.TimeDistributed):
-            if shape[1] is None:
-                raise ValueError(
-                    "MACs need a known number of steps. Received: "
-                    f"{inner.name!r} with input shape {shape}."
-                )
-            return
-        calls.setdefault(id(inner), []).append(shape)
-
-    inner = [la for _, la in walk(layer) if searchable_form(la) is not None]
-    inner += [
-        la
-        for la in layer._flatten_layers()
-        if isinstance(la, keras.layers.TimeDistributed)
-    ]
-    try:
-        for one in inner:
-            # An attribute of this one layer stands before its class's method.
-            vars(one)["call"] = _noting(one, note)
-        _SymbolicCall(layer).compute_output_spec(*args, **kwargs)
-    except Exception as error:
-        raise ValueError(
-            "The layers in a block or subclassed model are counted by calling "
-            f"it on symbolic tensors. Received: {layer.name!r}, for which that "
-            f"fails ({error}). Build the model by calling it on one batch, "
-            "whose first argument has all inputs."
-        ) from error
-    finally:
-        for one in inner:
-            vars(one).pop("call", None)
-    return calls
-
-
-def _shape_of(inputs) -> Shapes:
-    """Shape of a tensor, shapes of several; the batch left open."""
-    if isinstance(inputs, list | tuple):
-        return tuple((None, *tensor.shape[1:]) for tensor in inputs)
-    return (None, *inputs.shape[1:])
-
-
-def _each(shapes: Any) -> tuple[Any, ...]:
-    return shapes if isinstance(shapes[0], tuple) else (shapes,)
-
-
-def _noting(layer, note) -> Callable[..., Any]:
-    call = layer.call
-
-    @functools.wraps(call)
-    def noting(*args, **kwargs):
-        note(layer, args[0] if args else next(iter(kwargs.values())))
-        return call(*args, **kwargs)
-
-    return noting
+def _scales(weights, channels, granularity) -> int:
+    """Scales of a kernel, see `WeightQuantizer`."""
+    if granularity == "tensor":
+        return 1
+    if granularity == "channel":
+        return channels
+    # The last group of a channel may be short.
+    return channels * -(-(weights // channels) // granularity)

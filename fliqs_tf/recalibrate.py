@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+MAX_BATCHES = 50
+
 
 def recalibrate(
-    model: keras.Model, data: tf.data.Dataset, steps: int = 50
+    model: keras.Model, data: tf.data.Dataset, steps: int = MAX_BATCHES
 ) -> None:
     """Replaces running batch-norm statistics by means over batches.
 
@@ -31,12 +33,7 @@ def recalibrate(
     Raises:
         ValueError: If `data` is empty.
     """
-    layers = [
-        layer
-        for layer in model._flatten_layers(include_self=False)
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and layer.trainable
-    ]
+    layers = batch_norms(model)
 
     @tf.function(reduce_retracing=True)
     def forward(x):
@@ -71,3 +68,13 @@ def recalibrate(
     for layer, (mean, variance) in zip(layers, sums, strict=True):
         layer.moving_mean.assign(mean / count)
         layer.moving_variance.assign(variance / count)
+
+
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Norms of a model whose statistics training changes."""
+    return [
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+    ]

@@ -22,10 +22,12 @@ from fliqs_tf.convert import to_searchable
 from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import walk
 from fliqs_tf.policy import Policy
-from fliqs_tf.recalibrate import recalibrate
+from fliqs_tf.quality import QUALITIES
+from fliqs_tf.quality import accuracy
+from fliqs_tf.search_run import SearchRun
+from fliqs_tf.search_run import inputs_of
+from fliqs_tf.search_run import value_of
 from fliqs_tf.space import Rule
-
-QUALITIES = ("loss", "accuracy")
 
 # A reward that wants the target met, and not only kept, wants it used.
 _USED = {"absolute": 0.98}
@@ -45,7 +47,9 @@ class SearchModel(keras.Model):
     training under the formats found, whose cost never exceeds the target.
 
     Evaluation and prediction use the most probable options so far, and after
-    the freeze the fixed ones.
+    the freeze the fixed ones. Before it they may cost more than the target
+    (`val_cost_ratio`), so that a callback that keeps the best epoch is to look
+    at those after it only.
 
     Example:
         search = fliqs.SearchModel(
@@ -99,6 +103,8 @@ class SearchModel(keras.Model):
                 model, space, rules, input_range, input_signedness
             )
         self.searchable_model = model
+        # By which losses and metrics of several outputs are given.
+        self.output_names = getattr(model, "output_names", None)
         layers = {
             path: layer
             for path, layer in walk(model)
@@ -208,6 +214,8 @@ class SearchModel(keras.Model):
 
     def get_compile_config(self):
         config = super().get_compile_config()
+        if not self.compiled:
+            return config
         return {
             **config,
             "controller": keras.saving.serialize_keras_object(self.controller),
@@ -231,7 +239,7 @@ class SearchModel(keras.Model):
     def probabilities(self) -> np.ndarray:
         """Of the options, `(decisions, options)`: 1 for what is fixed."""
         table = ops.convert_to_numpy(self.policy.probabilities())
-        if _number(self.frozen):
+        if value_of(self.frozen):
             fixed = ops.convert_to_numpy(self.frozen_sample)
             table = np.eye(table.shape[1])[fixed]
         return table
@@ -279,7 +287,9 @@ class SearchModel(keras.Model):
 
         # Keras divides the loss by the number of replicas.
         loss = ops.cast(loss, "float32") * replica.num_replicas_in_sync
-        quality = -loss if self.quality == "loss" else _accuracy(y, y_pred)
+        quality = (
+            -loss if self.quality == "loss" else accuracy(y, y_pred, self.loss)
+        )
         cost = self.budget.of_tensor(sample)
         ratio = cost / self.budget.target
         reward = self._reward(quality, ratio, self.beta)
@@ -325,13 +335,16 @@ class SearchModel(keras.Model):
             "cost_ratio": cost / self.budget.target,
         }
 
-    def fit(self, x=None, y=None, *args, callbacks=None, **kwargs):
+    def fit(
+        self, x=None, y=None, batch_size=None, *args, callbacks=None, **kwargs
+    ):
         """Runs the search; like `keras.Model.fit`.
 
         The schedule covers the whole run, so the number of steps must be known
         (give `steps_per_epoch` for data of unknown length). A run that was
-        restored from a checkpoint goes on; after its end, `fit` goes on
-        training under the formats found.
+        restored from a checkpoint goes on, whether `epochs` counts those done
+        (with `initial_epoch`) or not; after its end, `fit` goes on training
+        under the formats found.
 
         The history has, besides Keras's, `reward`, `cost` (in the cost's
         unit), `cost_ratio` (to the target) of the samples and `entropy` (mean
@@ -341,9 +354,14 @@ class SearchModel(keras.Model):
             ValueError: If the number of steps is unknown.
             FloatingPointError: If the loss becomes NaN or infinite.
         """
-        run = _Run(_batches(x, kwargs.get("batch_size") or 32))
-        callbacks = [*_as_list(callbacks), run]
-        return super().fit(x, y, *args, callbacks=callbacks, **kwargs)
+        run = SearchRun(
+            inputs_of(x, batch_size or 32), kwargs.get("initial_epoch", 0)
+        )
+        given = [] if callbacks is None else callbacks
+        given = given if isinstance(given, list | tuple) else [given]
+        return super().fit(
+            x, y, batch_size, *args, callbacks=[*given, run], **kwargs
+        )
 
     def assignment(self) -> Assignment:
         """The most probable assignment whose cost does not exceed the target.
@@ -355,7 +373,17 @@ class SearchModel(keras.Model):
         return assignment_of(self.decisions, self._affordable_sample())
 
     def best_model(self) -> keras.Model:
-        """The trained model at the formats of `assignment`."""
+        """The trained model at the formats of `assignment`.
+
+        Before the freeze its weights have not been trained under these alone.
+        """
+        if not value_of(self.frozen):
+            logging.warning(
+                "The search has not ended: it is at step %d of %d, and its "
+                "weights are not trained under the formats of `best_model`.",
+                value_of(self.step),
+                value_of(self.total_steps),
+            )
         return to_fixed(self, self.assignment())
 
     def freeze(self) -> None:
@@ -364,7 +392,7 @@ class SearchModel(keras.Model):
         self.frozen.assign(1)
 
     def _affordable_sample(self):
-        if _number(self.frozen):
+        if value_of(self.frozen):
             return ops.convert_to_numpy(self.frozen_sample)
         if self.compiled:
             scores = self.controller.scores(self.policy)
@@ -415,84 +443,3 @@ class SearchModel(keras.Model):
         config = {**config}
         config["model"] = keras.saving.deserialize_keras_object(config["model"])
         return cls(**config)
-
-
-class _Run(keras.callbacks.Callback):
-    """What a run needs from the host: its length, the freeze, a NaN guard."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self._batches = batches
-
-    def on_train_begin(self, logs=None):
-        steps = self.params["steps"]
-        if steps is None:
-            raise ValueError(
-                "A search must know its number of steps. Received: data of "
-                "unknown length. Pass `steps_per_epoch` to `fit`."
-            )
-        if not _number(self.model.frozen):
-            self.model.total_steps.assign(steps * self.params["epochs"])
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._first_step = _number(self.model.step)
-
-    def on_train_batch_end(self, batch, logs=None):
-        step = self._first_step + batch + 1
-        loss = float((logs or {}).get("loss", 0.0))
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                "The loss must stay finite. Received: loss="
-                f"{loss} at step {step}. Look for NaN or infinity in the data, "
-                "or lower the learning rate; a checkpoint of an earlier epoch "
-                "is untouched."
-            )
-        self._freeze_if_due(step)
-
-    def on_train_end(self, logs=None):
-        self._freeze_if_due(_number(self.model.step))
-
-    def _freeze_if_due(self, step):
-        model = self.model
-        due = model.controller.freeze * _number(model.total_steps)
-        if step < due or _number(model.frozen):
-            return
-        model.freeze()
-        if self._batches is None:
-            logging.warning(
-                "Batch-norm statistics are not re-estimated at the freeze: "
-                "`fit` got a generator. Call `fliqs.recalibrate` afterwards."
-            )
-            return
-        model._choose(model.frozen_sample, quantize_inputs=True)
-        recalibrate(model.searchable_model, self._batches)
-
-
-def _batches(x, batch_size):
-    """The inputs of `fit` as a data set, or `None` for what is read once."""
-    if isinstance(x, tf.data.Dataset):
-        return x
-    if isinstance(x, np.ndarray) or tf.is_tensor(x):
-        return tf.data.Dataset.from_tensor_slices(x).batch(batch_size)
-    return None
-
-
-def _number(variable):
-    """Value of an integer variable, also of one that replicas share."""
-    return int(ops.convert_to_numpy(variable))
-
-
-def _as_list(callbacks):
-    if callbacks is None:
-        return []
-    return callbacks if isinstance(callbacks, list | tuple) else [callbacks]
-
-
-def _accuracy(y, y_pred):
-    if y_pred.shape[-1] == 1:
-        correct = keras.metrics.binary_accuracy(y, y_pred)
-    elif len(y.shape) == len(y_pred.shape) and y.shape[-1] != 1:
-        correct = keras.metrics.categorical_accuracy(y, y_pred)
-    else:
-        correct = keras.metrics.sparse_categorical_accuracy(y, y_pred)
-    return ops.mean(ops.cast(correct, "float32"))

@@ -47,6 +47,7 @@ _ONLY_IN = {
         "fliqs_tf/preprocessing.py",
         "fliqs_tf/recalibrate.py",
         "fliqs_tf/search_model.py",
+        "fliqs_tf/search_run.py",
         "fliqs_tf/tfmot.py",
         *_EXPORT_FILES,
     ),

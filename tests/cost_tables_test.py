@@ -59,6 +59,47 @@ class CostTablesTest(parameterized.TestCase):
         expected = 84 * 4 / 8 * 3.0 + 76 * 32 / 8 * 5.0
         self.assertAlmostEqual(cost(_model(), unquantized), expected / 1e3)
 
+    def test_lookups_read_rows(self):
+        def cost(rows, width, length):
+            inputs = keras.Input((length,), dtype="int32")
+            table = keras.layers.Embedding(rows, width, name="table")
+            model = keras.Model(inputs, table(inputs))
+            return fliqs.costs.get("table:energy_45nm.json")(model, "int8")
+
+        # 16 rows from DRAM, and 16 indices of 4 bytes from SRAM.
+        expected = 16 * 64 * 162.5 + 16 * 4 * 1.25
+        self.assertAlmostEqual(cost(30000, 64, 16), expected / 1e6, places=12)
+        # No more rows than there are.
+        expected = 10 * 4 * 162.5 + 512 * 4 * 1.25
+        self.assertAlmostEqual(cost(10, 4, 512), expected / 1e6, places=12)
+
+    def test_right_operand_of_a_product_has_the_weight_format(self):
+        table = self._table(
+            mac=None, weight_byte=None, input_byte=1.0, per_unit=None
+        )
+        cost = fliqs.costs.get(f"table:{table}")
+        inputs = keras.Input((16, 8))
+        attention = keras.layers.MultiHeadAttention(2, 16, name="attention")
+        model = fliqs.with_attention_products(
+            keras.Model(inputs, attention(inputs, inputs))
+        )
+        found = fliqs.costs.profile(model)
+        for path, left, right in (
+            # Queries and keys of 2 heads, 16 steps and 16 channels.
+            ("attention/scores", 512, 512),
+            ("attention/weighted_sum", 2 * 16 * 16, 512),
+        ):
+            for weight, inputs, expected in (
+                ("int4", "int4", left / 2 + right / 2),
+                ("int8", "int4", left / 2 + right),
+                ("int4", "int8", left + right / 2),
+                ("int8", "int8", left + right),
+                ("int4", None, left * 4 + right / 2),
+            ):
+                self.assertEqual(
+                    cost.layer_cost(found[path], weight, inputs), expected
+                )
+
     def test_missing_pair_is_named(self):
         cost = fliqs.costs.get(f"table:{self._table()}")
         with self.assertRaisesRegex(

@@ -1,5 +1,7 @@
 """Costs of small networks, worked out by hand."""
 
+import os
+
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -34,6 +36,11 @@ def small_model():
         keras.layers.Flatten(),
         keras.layers.Dense(10, name="head"),
     )
+
+
+def _cycles(layer, weight, inputs):
+    del inputs
+    return layer.macs * fliqs.get_format(weight).bits / 8
 
 
 # Positions times kernel.
@@ -84,6 +91,55 @@ class ProfileTest(parameterized.TestCase):
         self.assertEqual(found.weights, 30)
         self.assertEqual(found.scales, 5)
         self.assertEqual(found.biases, 0)
+
+    @parameterized.parameters(
+        # Weights of a channel, channels and scales.
+        (lambda **k: fliqs.layers.Dense(5, **k), (10,), 5, 5 * 3),
+        # 3 * 3 * 2 weights: four groups of 4, and one of 2.
+        (lambda **k: fliqs.layers.Conv2D(5, 3, **k), (9, 8, 2), 5, 5 * 5),
+        (
+            lambda **k: fliqs.layers.Conv2DTranspose(5, 3, **k),
+            (9, 8, 2),
+            5,
+            5 * 5,
+        ),
+        (
+            lambda **k: fliqs.layers.DepthwiseConv2D(
+                3, depth_multiplier=3, **k
+            ),
+            (9, 8, 2),
+            6,
+            6 * 3,
+        ),
+        (
+            lambda **k: fliqs.layers.EinsumDense(
+                "btd,dhk->bthk", (None, 2, 3), **k
+            ),
+            (7, 6),
+            6,
+            6 * 2,
+        ),
+        (lambda **k: fliqs.layers.Embedding(10, 5, **k), (3,), 5, 5 * 3),
+    )
+    def test_scales_of_granularities(self, make, shape, channels, grouped):
+        for granularity, scales in (
+            ("channel", channels),
+            ("tensor", 1),
+            (4, grouped),
+            (1000, channels),
+        ):
+            found = profile_of(shape, make(weight_granularity=granularity))
+            self.assertEqual(found.channels, channels)
+            self.assertEqual(found.scales, scales)
+            self.assertEqual(found.has_groups, isinstance(granularity, int))
+
+    def test_each_kernel_has_scales(self):
+        # Kernels (4, 12) and (3, 12): groups of 3.
+        for granularity, scales in (("tensor", 2), ("channel", 24), (3, 36)):
+            found = profile_of(
+                (6, 4), fliqs.layers.LSTM(3, weight_granularity=granularity)
+            )
+            self.assertEqual(found.scales, scales)
 
     def test_every_call_of_a_shared_layer_counts(self):
         x = keras.Input((7, 4))
@@ -186,6 +242,34 @@ class CostTest(parameterized.TestCase):
         found = fliqs.costs.get("file_size")(model, name)
         self.assertAlmostEqual(found * 2**20, expected)
 
+    @parameterized.parameters(
+        ("channel", "int4", 64, 4, 64),
+        ("tensor", "int4", 1, 4, 1),
+        # Groups of 32, of 48 and 16; float32 in the file, which has no scales.
+        (32, "int4", 2 * 64, 32, 0),
+        (48, "e4m3", 2 * 64, 32, 0),
+        # Formats without scales, or with their own, have no others.
+        (32, "bf16", 0, 16, 0),
+        (32, "mxfp4", 0, 4 + 8 / 32, 0),
+    )
+    def test_sizes_of_granularities(
+        self, granularity, name, scales, file_bits, file_scales
+    ):
+        dense = fliqs.layers.Dense(
+            64, formats=name, weight_granularity=granularity
+        )
+        model = model_of((64,), dense)
+        weights, biases = 64 * 64, 4 * 64
+        bits = fliqs.get_format(name).storage_bits
+        self.assertAlmostEqual(
+            fliqs.costs.get("size")(model, name) * 2**20,
+            weights * bits / 8 + 4 * scales + biases,
+        )
+        self.assertAlmostEqual(
+            fliqs.costs.get("file_size")(model, name) * 2**20,
+            weights * file_bits / 8 + 4 * file_scales + biases,
+        )
+
     def test_size_of_unscaled_formats(self):
         found = fliqs.costs.get("size")(
             model_of((3,), keras.layers.Dense(2, use_bias=False)), "fp32"
@@ -251,7 +335,27 @@ class CostTest(parameterized.TestCase):
             float(budget.of_tensor(samples[3])) / in_graph[3], 1, delta=1e-6
         )
 
-    @parameterized.parameters("energy", "", "BITOPS")
+    def test_cost_of_ones_own(self):
+        # 8 bits a cycle.
+        cost = costs.Cost("cycles", "cycles", _cycles, 1.0)
+        self.assertIs(costs.register(cost), cost)
+        self.addCleanup(costs._COSTS.pop, "cycles")
+        model = small_model()
+        search = fliqs.SearchModel(
+            model, "int_s", cost="cycles", cost_target="1.5xint4"
+        )
+        total = _STEM + _DEPTHWISE + _HEAD
+        self.assertEqual(search.budget.target, 1.5 * total / 2)
+        path = os.path.join(self.create_tempdir(), "search.keras")
+        search.save(path)
+        loaded = keras.models.load_model(path)
+        self.assertIs(loaded.cost, cost)
+        self.assertEqual(loaded.budget.target, search.budget.target)
+        for name in ("cycles", "bitops", "table:mine"):
+            with self.assertRaisesRegex(ValueError, f"Received: '{name}'"):
+                costs.register(costs.Cost(name, "cycles", _cycles, 1.0))
+
+    @parameterized.parameters("energy", "", "BITOPS", ({"bitops": 1},), (None,))
     def test_unknown_cost(self, name):
         with self.assertRaisesRegex(ValueError, f"Received: cost={name!r}"):
             fliqs.costs.get(name)
@@ -291,6 +395,7 @@ class TargetTest(parameterized.TestCase):
     @parameterized.parameters(
         0, 0.0, -1, "0", "-1", "abc", "", "nan", "inf", "-inf", "xint4",
         "0xint4", "-1xint4", "1.5int4", float("nan"), float("inf"),
+        None,
     )  # fmt: skip
     def test_what_is_no_target(self, value):
         with self.assertRaises(ValueError) as context:

@@ -106,6 +106,25 @@ class ExportedSizeTest(parameterized.TestCase):
         arguments = {**arguments, "input_shape": (96, 96, 3)}
         self._check(name, arguments, formats, ("size", "file_size"))
 
+    @parameterized.product(
+        granularity=("channel", "tensor", 64), name=("int4", "int8")
+    )
+    def test_file_size_of_granularities(self, granularity, name):
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 4)),
+                # Its norm gives every channel a scale and a bias.
+                keras.layers.Conv2D(16, 3, use_bias=False),
+                keras.layers.BatchNormalization(),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10),
+            ]
+        )
+        model = fliqs.to_searchable(model, name, weight_granularity=granularity)
+        stored = _stored(self, model, _mixed(model, (name,)))
+        size = fliqs.costs.get("file_size")(model, name) * 2**20
+        self.assertAlmostEqual(size, stored)
+
     @parameterized.parameters("int_l", "fp_l")
     def test_file_size_at_widths_without_a_type(self, space):
         self._check("resnet20", {}, fliqs.SPACES[space], ("file_size",))

@@ -6,6 +6,27 @@ from absl.testing import parameterized
 
 import fliqs_tf as fliqs
 from fliqs_tf import memory
+from tests.any_models import subclassed
+
+
+class _Block(keras.layers.Layer):
+    """Adds rows that are looked up, at its input or at places, to a product."""
+
+    def __init__(self, embeds_input, **kwargs):
+        super().__init__(**kwargs)
+        self.embeds_input = embeds_input
+        self.table = keras.layers.Embedding(16, 4)
+        self.dense = keras.layers.Dense(4)
+
+    def build(self, input_shape):
+        self.table.build()
+        self.dense.build((None, 16, 4))
+
+    def call(self, inputs):
+        if self.embeds_input:
+            return self.dense(self.table(inputs))
+        return self.dense(inputs) + self.table(keras.ops.arange(16))
+
 
 _kib = fliqs.costs.get("memory")
 
@@ -96,11 +117,54 @@ class MemoryTest(parameterized.TestCase):
         # b's output is a float32 output as well.
         self.assertEqual(search.budget.lowest * 1024, 2 * 64 * 4)
 
+    @parameterized.parameters("int32", "float32")
+    def test_indices_are_int32(self, dtype):
+        inputs = keras.Input((512,), dtype=dtype)
+        table = keras.layers.Embedding(10, 4, name="table")
+        model = keras.Model(inputs, table(inputs))
+        for fmt in ("int4", "int8"):
+            # Nothing reads the rows, which are float32.
+            self.assertEqual(_bytes(model, fmt), 512 * 4 + 512 * 4 * 4)
+
+    def test_block_that_looks_up(self):
+        for embeds_input, shape, dtype, size in (
+            (True, (16,), "int32", 16 * 4),
+            # Places that a block makes up are none of its inputs.
+            (False, (16, 4), "float32", 16 * 4 / 2),
+        ):
+            inputs = keras.Input(shape, dtype=dtype)
+            block = _Block(embeds_input, name="block")
+            model = keras.Model(inputs, block(inputs))
+            formats = {"block/table": "int8", "block/dense": "int4"}
+            self.assertEqual(_bytes(model, formats), size + 16 * 4 * 4)
+
+    @parameterized.parameters(False, True)
+    def test_output_of_attention_does_not_read_its_input(self, has_products):
+        inputs = keras.Input((16, 8))
+        layer = keras.layers.MultiHeadAttention(2, 8, name="a")
+        model = keras.Model(inputs, layer(inputs, inputs))
+        later = ["a/output"]
+        if has_products:
+            model = fliqs.with_attention_products(model)
+            later += ["a/scores", "a/weighted_sum"]
+        early = ["a/query", "a/key", "a/value"]
+        formats = dict.fromkeys([*early, *later], "int4")
+        for path in (None, *early, *later):
+            bits = 8 if path in early else 4
+            self.assertEqual(
+                _bytes(model, {**formats, **({path: "int8"} if path else {})}),
+                128 * bits / 8 + 128 * 4,
+            )
+
     def test_open_sizes_are_refused(self):
         inputs = keras.Input((None, None, 4))
         model = keras.Model(inputs, keras.layers.Conv2D(4, 1)(inputs))
         with self.assertRaisesRegex(ValueError, "fixed input shape"):
             memory.live_tensors(model)
+
+    def test_models_without_a_graph_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "Received: Blocks. Wrap it"):
+            memory.live_tensors(subclassed())
 
     def test_search_keeps_a_memory_target(self):
         model = fliqs.models.get("residual_small")

@@ -82,6 +82,14 @@ def searchable_form(layer: keras.layers.Layer) -> Any:
     return _FORMS.get(type(layer))
 
 
+def looks_up(layer: keras.layers.Layer) -> bool:
+    """Whether what a layer is given are indices into tables of its own."""
+    form = searchable_form(layer)
+    return form is not None and all(
+        operand.inputs is None for operand in form.operands_of(layer)
+    )
+
+
 def kind_of(layer: keras.layers.Layer) -> str:
     """Name of a layer's class, of the plain one if it is searchable."""
     for plain, form in _FORMS.items():

@@ -20,7 +20,7 @@ _BY_NAME = (
     keras.layers.RNN,
     keras.layers.StackedRNNCells,
 )
-_ATTENTION = (
+ATTENTION = (
     keras.layers.MultiHeadAttention,
     keras.layers.GroupQueryAttention,
 )
@@ -64,7 +64,7 @@ def children(
             continue
         seen.add(id(child))
         within = _WITHIN_ATTENTION.fullmatch(slot)
-        if isinstance(layer, _ATTENTION) and within:
+        if isinstance(layer, ATTENTION) and within:
             yield within[1] or within[2], child
         elif isinstance(layer, _BY_NAME):
             yield child.name, child

@@ -179,8 +179,10 @@ class AttentionProductTest(parameterized.TestCase):
             self.assertEqual(found[path].kind, "AttentionProduct")
             self.assertEqual(found[path].weights, 0)
         # Queries and keys; probabilities and values.
-        self.assertEqual(found[_PRODUCTS[0]].inputs, _N * _H * (_T + _S))
-        self.assertEqual(found[_PRODUCTS[1]].inputs, _N * _S * (_T + _H))
+        self.assertEqual(found[_PRODUCTS[0]].inputs, _N * _H * _T)
+        self.assertEqual(found[_PRODUCTS[0]].right_inputs, _N * _H * _S)
+        self.assertEqual(found[_PRODUCTS[1]].inputs, _N * _S * _T)
+        self.assertEqual(found[_PRODUCTS[1]].right_inputs, _N * _S * _H)
         cost = fliqs.costs.get("bitops")
         self.assertNotIn("attention/scores", fliqs.costs.profile(model))
         searchable = fliqs.to_searchable(explicit, "int_l")

@@ -1,0 +1,46 @@
+"""The quality of a batch, which a reward weighs against the cost."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+QUALITIES = ("loss", "accuracy")
+
+
+def accuracy(y, y_pred, loss: Any):
+    """Share of a batch that is predicted right, as Keras's metric has it.
+
+    Args:
+        y: Targets of the batch: class numbers, one-hot rows, or, under a binary
+            crossentropy, zeros and ones.
+        y_pred: Output `(batch, ..., classes)`.
+        loss: Loss that the model was compiled with. A binary crossentropy
+            tells what a prediction of 1 is: more than 1/2, or a logit above 0.
+
+    Returns:
+        float32 scalar in [0, 1].
+
+    Raises:
+        ValueError: If there are several outputs, or the loss is one of Keras's
+            that is no crossentropy.
+    """
+    outputs = len(keras.tree.flatten(y_pred))
+    loss = keras.losses.get(loss)
+    name = getattr(loss, "__name__", type(loss).__name__)
+    is_keras = getattr(loss, "__module__", "").startswith("keras.")
+    # Of a class or a function: BinaryCrossentropy, binary_crossentropy.
+    kind = name.lower().replace("_", "")
+    if outputs > 1 or (is_keras and not kind.endswith("crossentropy")):
+        raise ValueError(
+            "quality='accuracy' is for one output under a crossentropy. "
+            f"Received: {outputs} outputs, loss={name}. Use quality='loss'."
+        )
+    if kind.startswith("binary") or y_pred.shape[-1] == 1:
+        threshold = 0.0 if getattr(loss, "from_logits", False) else 0.5
+        correct = keras.metrics.binary_accuracy(y, y_pred, threshold)
+    elif len(y.shape) == len(y_pred.shape) and y.shape[-1] != 1:
+        correct = keras.metrics.categorical_accuracy(y, y_pred)
+    else:
+        correct = keras.metrics.sparse_categorical_accuracy(y, y_pred)
+    return ops.mean(ops.cast(correct, "float32"))

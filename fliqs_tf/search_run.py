@@ -1,0 +1,127 @@
+"""A run of a search: its length, its freeze, and a guard against NaN."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from keras import ops
+
+from fliqs_tf.recalibrate import MAX_BATCHES
+from fliqs_tf.recalibrate import batch_norms
+from fliqs_tf.recalibrate import recalibrate
+
+
+class SearchRun(keras.callbacks.Callback):
+    """What a run needs from the host; `SearchModel.fit` adds it.
+
+    Args:
+        inputs: Data for the batch-norm statistics at the freeze, see
+            `inputs_of`; `None` if there are none.
+        initial_epoch: That of `fit`.
+    """
+
+    def __init__(self, inputs: tf.data.Dataset | None, initial_epoch: int = 0):
+        super().__init__()
+        self._inputs = inputs
+        self._initial_epoch = initial_epoch
+        self._found = None
+
+    def on_train_begin(self, logs=None):
+        steps = self.params["steps"]
+        if steps is None:
+            raise ValueError(
+                "A search must know its number of steps. Received: data of "
+                "unknown length. Pass `steps_per_epoch` to `fit`."
+            )
+        if value_of(self.model.frozen):
+            return
+        # Set by callbacks that restore, which then decides.
+        first = self.model._initial_epoch or self._initial_epoch
+        done = value_of(self.model.step)
+        total = steps * self.params["epochs"]
+        if done // steps != first:
+            # Not the epoch that it stopped in: what was done comes on top.
+            total += done - steps * first
+        self.model.total_steps.assign(total)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._first_step = self._step = value_of(self.model.step)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step = self._first_step + batch + 1
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss must stay finite. Received: loss={loss} at step "
+                f"{self._step}. Look for NaN or infinity in the data, or lower "
+                "the learning rate; a checkpoint of an earlier epoch is "
+                "untouched."
+            )
+        self._freeze_if_due(self._step)
+
+    def on_train_end(self, logs=None):
+        model = self.model
+        step = value_of(model.step)
+        if self._found is None or value_of(model.frozen):
+            self._freeze_if_due(step)
+            return
+        logging.warning(
+            "A callback put back weights of step %d, from before the freeze, "
+            "which were not trained under the formats found. Metrics of then "
+            "are not theirs: let it look at later epochs only "
+            "(`EarlyStopping(start_from_epoch=...)`).",
+            step,
+        )
+        model.step.assign(self._step)
+        model.frozen_sample.assign(self._found)
+        model.frozen.assign(1)
+        self._recalibrate()
+
+    def _freeze_if_due(self, step):
+        model = self.model
+        due = model.controller.freeze * value_of(model.total_steps)
+        if step < due or value_of(model.frozen):
+            return
+        model.freeze()
+        self._found = ops.convert_to_numpy(model.frozen_sample)
+        self._recalibrate()
+
+    def _recalibrate(self):
+        model = self.model
+        if self._inputs is not None:
+            model._choose(model.frozen_sample, quantize_inputs=True)
+            recalibrate(model.searchable_model, self._inputs)
+        elif batch_norms(model.searchable_model):
+            logging.warning(
+                "Batch-norm statistics are not re-estimated at the freeze, for "
+                "which `fit` needs arrays or a `tf.data.Dataset`. Call "
+                "`fliqs.recalibrate` on some afterwards."
+            )
+
+
+def inputs_of(x: Any, batch_size: int) -> tf.data.Dataset | None:
+    """Inputs of `fit` as a data set; `None` for what can be read only once.
+
+    Arrays, also in a list, a tuple or a dictionary, are drawn from at random:
+    their order may be that of their classes.
+    """
+    if isinstance(x, tf.data.Dataset):
+        return x
+    arrays = keras.tree.flatten(x)
+    if not all(isinstance(a, np.ndarray) or tf.is_tensor(a) for a in arrays):
+        return None
+    length = len(arrays[0])
+    order = np.random.default_rng(0).permutation(length)
+    order = order[: MAX_BATCHES * batch_size]
+    drawn = keras.tree.map_structure(lambda a: np.asarray(a)[order], x)
+    # A list would be one tensor to `tf.data`, and a tuple `x, y`.
+    if isinstance(drawn, list | tuple):
+        drawn = (tuple(drawn),)
+    return tf.data.Dataset.from_tensor_slices(drawn).batch(batch_size)
+
+
+def value_of(variable):
+    """Value of an integer variable, also of one that replicas share."""
+    return int(ops.convert_to_numpy(variable))
