@@ -85,13 +85,19 @@ class RunTest(parameterized.TestCase):
             **{**_TINY, **changes},
         )
 
+    # The freeze, with which the second epoch ends or not.
+    @parameterized.parameters(0.9, 0.5)
     @pytest.mark.slow
-    def test_search_that_is_stopped_goes_on_as_if_it_had_not_been(self):
+    def test_search_that_is_stopped_goes_on_as_if_it_had_not_been(self, freeze):
         whole = self._config(
-            "whole", epochs=4, cost_samples=8, credit="decision"
+            f"whole_{freeze}",
+            epochs=4,
+            cost_samples=8,
+            credit="decision",
+            freeze=freeze,
         )
         stopped = dataclasses.replace(
-            whole, run_dir=str(self.folder / "stopped")
+            whole, run_dir=str(self.folder / f"stopped_{freeze}")
         )
         report = experiment.search(whole)
         self.assertEqual(set(os.listdir(whole.run_dir)), _FILES)

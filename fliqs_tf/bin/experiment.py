@@ -1,5 +1,6 @@
 """A whole run: data, model, training or search, export, report."""
 
+import math
 import resource
 import time
 from typing import Any
@@ -29,8 +30,11 @@ from fliqs_tf.export import export_tflite
 from fliqs_tf.files import write_json
 from fliqs_tf.files import write_text
 from fliqs_tf.formats import get_format
+from fliqs_tf.recalibrate import MAX_BATCHES
 from fliqs_tf.recalibrate import recalibrate
 from fliqs_tf.run_folder import RunFolder
+from fliqs_tf.search_model import SearchModel
+from fliqs_tf.search_run import value_of
 from fliqs_tf.space import get_space
 
 
@@ -260,14 +264,15 @@ class _Run:
                 self.config.teacher_weight,
             )
         backup.restore(model)
+        if isinstance(model, SearchModel) and value_of(model.frozen):
+            # Passes are counted, and the freeze has made some of its own.
+            data = self.train_data(epoch + math.ceil(MAX_BATCHES / steps))
         recorder = SearchHistory(
             self.folder.history, str(self.folder.events / "policy")
         )
         start = time.monotonic()
         model.fit(
-            # Keras takes two iterators an epoch from a data set that ends, and
-            # each draws another order: a resumed run would not know which.
-            data.repeat(),
+            _endless(data),
             steps_per_epoch=steps,
             validation_data=self._one_hot(self.test),
             initial_epoch=epoch,
@@ -382,6 +387,18 @@ class _Run:
         )
         write_json(folder.report, report)
         write_text(folder.page, page)
+
+
+def _endless(data):
+    """Repeats a data set so that its passes begin when they are due.
+
+    Keras takes two iterators an epoch from a data set that ends, and each
+    draws another order: a resumed run would not know which. Nor would it if a
+    pass began ahead of time, before or after the freeze makes its own.
+    """
+    options = tf.data.Options()
+    options.experimental_optimization.inject_prefetch = False
+    return data.repeat().with_options(options)
 
 
 def _peak_memory_mib():
