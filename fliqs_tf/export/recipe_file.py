@@ -110,6 +110,7 @@ def export_recipe(
     content = file_report.read_litert("float_file", float_file)
     fixed = twin.uncompiled(fixed)
     head, batches, data = verify.first_batches(verify_data, fixed)
+    checks.check_copy(fixed, head[0].inputs)
     graph = Graph(content)
     matches = _matches(graph, fixed, float_file)
     recipe = _recipe(graph, matches, fixed, activations)

@@ -117,6 +117,7 @@ def export_tflite(
     modes.check_ranges(fixed, activations)
     fixed = twin.uncompiled(fixed)
     head, batches, data = verify.first_batches(verify_data, fixed)
+    checks.check_copy(fixed, head[0].inputs)
     references = modes.references(fixed, activations, tolerance, accuracy_drop)
     samples = [batch.inputs for batch in head]
     graph = modes.convert(fixed, activations, containers, samples)
