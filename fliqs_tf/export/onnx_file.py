@@ -151,7 +151,7 @@ def export_onnx(
         )
         content = graph.to_bytes()
         partial_file.write(partial, content, path)
-        os.replace(partial, path)
+        partial_file.keep(partial, path)
     return ExportReport.of(
         path,
         fixed,

@@ -108,6 +108,12 @@ def export_recipe(
     modes.check_products(fixed, activations)
     modes.check_ranges(fixed, activations)
     content = file_report.read_litert("float_file", float_file)
+    if path.exists() and path.samefile(float_file):
+        raise ValueError(
+            "`path` must be another file than `float_file`, which the recipe "
+            f"is for. Received: path={str(path)!r}, the same file. Choose "
+            "another name, 'recipe.json' for example."
+        )
     fixed = twin.uncompiled(fixed)
     head, batches, data = verify.first_batches(verify_data, fixed)
     checks.check_copy(fixed, head[0].inputs)
@@ -136,7 +142,8 @@ def export_recipe(
         others = [row.path for row in layers if row.why]
         where = f"Layers that are stored otherwise than asked: {others}."
         raise RuntimeError(agreement.mismatch(path, activations, found, where))
-    files.write_json(path, recipe.entries)
+    # A link stays one.
+    files.write_json(path.resolve(), recipe.entries)
     return RecipeReport(
         path=str(path),
         float_file=str(float_file),

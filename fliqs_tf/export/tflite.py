@@ -191,7 +191,7 @@ def export_tflite(
             mismatch_allowed=allow_mismatch,
             reference_kernels=plain,
         )
-        os.replace(partial, path)
+        partial_file.keep(partial, path)
     return report
 
 
