@@ -26,7 +26,7 @@ from fliqs_tf.export.weights import Match
 CALIBRATION_SAMPLES = 64
 
 # Their outputs hold nothing but values of their first input.
-_MOVING = (
+MOVING = (
     Builtin.RESHAPE,
     Builtin.TRANSPOSE,
     Builtin.MAX_POOL_2D,
@@ -74,7 +74,7 @@ def learned_ranges(
                 found[tensor] = _union(found.get(tensor, (0.0, 0.0)), limits)
     for operator in reversed(graph.operators):
         source, target = int(operator.inputs[0]), int(operator.outputs[0])
-        if graph.builtin(operator) in _MOVING and target in found:
+        if graph.builtin(operator) in MOVING and target in found:
             found.setdefault(source, found[target])
     return found
 

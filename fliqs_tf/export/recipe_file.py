@@ -127,15 +127,16 @@ def export_recipe(
             f"{_formats(fixed)}. Use `export_tflite`, which stores these."
         )
     quantized = _apply(recipe, content, fixed, [b.inputs for b in head])
-    layers = recipe_report.read_layers(
-        graph, matches, fixed, quantized, activations
-    )
+    made = Graph(quantized)
+    tensors = recipe_report.stored_tensors(graph, matches, fixed, made)
+    layers = recipe_report.read_layers(made, tensors, fixed, activations)
     # With "float" too, as weights may be rounded once more.
     references = modes.references(
         fixed,
         "dynamic" if activations == "float" else activations,
         tolerance,
         accuracy_drop,
+        modes.unrounded_layers(made, tensors),
     )
     found = verify.compare(_runner(quantized, fixed), references, batches, data)
     if not (allow_mismatch or all(made.passed for made in found.values())):

@@ -6,6 +6,7 @@ for what is named below. The fixed model itself is never changed.
 
 import functools
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,14 +56,23 @@ def weight_only_reference(model: keras.Model) -> keras.Model:
     return twin
 
 
-def container_reference(model: keras.Model, input_format: str) -> keras.Model:
+def container_reference(
+    model: keras.Model, input_format: str, unrounded: Collection[str] = ()
+) -> keras.Model:
     """The fixed model with every input in one format, and the learned ranges.
 
     Inputs that are not quantized stay so.
+
+    Args:
+        model: Fixed model.
+        input_format: The format.
+        unrounded: Paths of layers whose inputs are not to be rounded.
     """
     twin = _clone(model)
-    for layer in fixed_layers(twin).values():
-        if rounds_inputs(layer):
+    for path, layer in fixed_layers(twin).items():
+        if path in unrounded:
+            layer.drop_input_quantizers()
+        elif rounds_inputs(layer):
             layer.input_quantizer = _in_format(
                 layer.input_quantizer, input_format
             )

@@ -6,6 +6,7 @@ from absl.testing import parameterized
 
 from fliqs_tf import convert
 from fliqs_tf.export import export_tflite
+from fliqs_tf.export import modes
 from fliqs_tf.export import ranges
 from fliqs_tf.export import twin
 from fliqs_tf.export import weights
@@ -136,6 +137,34 @@ class StaticTest(_IntegerTestCase):
         report = export_tflite(model, self.path, "int8", self.images)
         self.assertEqual(report.layers[0].stored_input, "FLOAT32")
         self.assertEqual(report.layers[0].stored_type, "INT8")
+
+    @parameterized.parameters("int8", "int16")
+    def test_layers_without_integers_do_not_round(self, activations):
+        layers = keras.layers
+        model = keras.Sequential(
+            [
+                keras.Input((6,)),
+                layers.Dense(8, activation="relu", name="first"),
+                layers.Dense(3, name="last"),
+            ]
+        )
+        data = np.random.default_rng(0).standard_normal((40, 6), "float32")
+        # The range of half of the values, so that rounding them clips.
+        model = small_models.fixed(model, "e4m3", 0.5 * data)
+        report = export_tflite(model, self.path, activations, data)
+        self.assertLess(report.verification.max_relative_error, 1e-6)
+        rows = [row.stored_input for row in report.layers]
+        self.assertEqual(rows, ["FLOAT32 not rounded"] * 2)
+
+    def test_layer_without_integers_in_front_of_others(self):
+        formats = {**_MIXED, "stem": "e4m3"}
+        model = small_models.fixed(small_models.residual(), formats)
+        report = export_tflite(model, self.path, "int8", 2.0 * self.images)
+        self.assertLess(report.verification.rms_error, 0.04)
+        graph = self._graph()
+        tensors = {p: weights.stored_tensors(graph, p) for p in formats}
+        # The last two read sums and means in INT8, one of them in float32.
+        self.assertEqual(modes.unrounded_layers(graph, tensors), ["stem"])
 
     def test_inputs_and_outputs_are_float32(self):
         model = small_models.fixed(small_models.residual(), "int4")
