@@ -139,16 +139,20 @@ def quantize(
     return graph
 
 
-def _separate_outputs(graph) -> list[int]:
-    """Copies outputs that operators read, and returns the copies.
+def shared_outputs(graph: Graph) -> list[int]:
+    """Outputs that operators read, or that are inputs, too.
 
     The tool would make integers of such a tensor and float32 of the output,
     and leave one of the two to read what it cannot.
     """
     read = {int(n) for o in graph.operators for n in o.inputs}
-    read.update(graph.inputs)
+    return sorted(read.union(graph.inputs).intersection(graph.outputs))
+
+
+def _separate_outputs(graph) -> list[int]:
+    """Copies the shared outputs, and returns the copies."""
     copies = {}
-    for tensor in sorted(read.intersection(graph.outputs)):
+    for tensor in shared_outputs(graph):
         source = graph.tensors[tensor]
         copies[tensor] = graph.add_tensor(
             f"{graph.name(tensor)}/output",

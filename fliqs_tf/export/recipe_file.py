@@ -193,6 +193,7 @@ def _recipe(graph, matches, fixed, activations) -> QuantizationRecipe:
     bits = modes.STATIC_BITS.get(activations)
     layers = twin.fixed_layers(fixed)
     learned = twin.learned_ranges(fixed)
+    integers = []
     for match in matches:
         width = integer.weight_bits(graph, match)
         if width is None:
@@ -205,6 +206,8 @@ def _recipe(graph, matches, fixed, activations) -> QuantizationRecipe:
                 twin.rounds_inputs(layers[path])
                 and _bias_fits(graph, match, width, bits, limits)
             )
+            if not is_weight_only:
+                integers.append(match.operator)
         recipe.add(
             match.operator,
             width,
@@ -214,7 +217,28 @@ def _recipe(graph, matches, fixed, activations) -> QuantizationRecipe:
     if bits is not None and recipe.entries:
         for operator in integer.plain_operators(graph, bits):
             recipe.add(operator, 8, bits)
+            integers.append(operator)
+    _check_outputs(graph, fixed, integers, activations)
     return recipe
+
+
+def _check_outputs(graph, fixed, integers, activations) -> None:
+    """Raises a `ValueError` for outputs that the tool leaves inconsistent."""
+    tensors = {
+        int(number)
+        for operator in integers
+        for number in [*operator.inputs, *operator.outputs]
+    }
+    _, _, outputs = _signature(graph, fixed)
+    shared = tensors.intersection(integer.shared_outputs(graph))
+    names = [name for name, tensor in outputs.items() if tensor in shared]
+    if names:
+        raise ValueError(
+            "ai-edge-quantizer makes no integers of outputs that other layers "
+            f"read. Received: activations={activations!r} and the outputs "
+            f"{names}. Use `export_tflite`, `activations='dynamic'`, or a "
+            "model without these outputs."
+        )
 
 
 def _bias_fits(graph, match, width, bits, limits) -> bool:

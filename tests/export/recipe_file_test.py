@@ -267,6 +267,22 @@ class RefusalTest(_RecipeTestCase):
         with self.assertRaisesRegex(ValueError, "float, dynamic, int8, int16"):
             export_recipe(fixed, self.path, self.float_file, "fake_quant")
 
+    @parameterized.parameters("int8", "int16")
+    def test_outputs_that_are_read_inside(self, activations):
+        inputs = keras.Input((6,), name="x")
+        x = keras.layers.Dense(8, activation="relu", name="embedding")(inputs)
+        logits = keras.layers.Dense(3, name="logits")(x)
+        model = keras.Model(inputs, [x, logits])
+        data = np.random.default_rng(0).standard_normal((40, 6), "float32")
+        fixed = small_models.fixed(model, "int8", data)
+        self._write(fixed, data)
+        with self.assertRaisesRegex(ValueError, r"outputs \['embedding'\]"):
+            export_recipe(fixed, self.path, self.float_file, activations, data)
+        report = export_recipe(
+            fixed, self.path, self.float_file, "dynamic", data
+        )
+        self.assertLess(report.verification.rms_error, 0.02)
+
     def test_the_float_file_is_not_overwritten(self):
         fixed = small_models.fixed(self.plain, "int8")
         self._write(fixed)
