@@ -55,6 +55,11 @@ class Graph:
     def operators(self) -> list:
         return self._graph.operators
 
+    @property
+    def producers(self) -> dict:
+        """Tensor number -> the operator that computes it."""
+        return {int(n): o for o in self.operators for n in o.outputs}
+
     def name(self, tensor: int) -> str:
         return (self.tensors[tensor].name or b"").decode()
 

@@ -93,11 +93,7 @@ def unrounded_layers(
         graph: The file.
         tensors: Path -> numbers of the tensors that hold a layer's weights.
     """
-    producers = {
-        int(number): operator
-        for operator in graph.operators
-        for number in operator.outputs
-    }
+    producers = graph.producers
 
     def is_rounded(tensor):
         operator = producers.get(tensor)

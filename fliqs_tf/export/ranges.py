@@ -73,9 +73,10 @@ def learned_ranges(
                 limits = scaling(learned[key])
                 found[tensor] = _union(found.get(tensor, (0.0, 0.0)), limits)
     for operator in reversed(graph.operators):
-        source, target = int(operator.inputs[0]), int(operator.outputs[0])
-        if graph.builtin(operator) in MOVING and target in found:
-            found.setdefault(source, found[target])
+        if graph.builtin(operator) in MOVING:
+            source, target = int(operator.inputs[0]), int(operator.outputs[0])
+            if target in found:
+                found.setdefault(source, found[target])
     return found
 
 

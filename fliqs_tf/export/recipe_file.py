@@ -98,7 +98,7 @@ def export_recipe(
 
     Raises:
         ValueError: If an argument is not as described, or the tool knows the
-            format of no layer.
+            format of no layer, or cannot quantize an output.
         RuntimeError: If the quantized file disagrees with the model.
         OSError: If the recipe cannot be written.
     """
