@@ -10,6 +10,8 @@ import numpy as np
 MAX = "max"
 RMS = "rms"
 ACCURACY = "accuracy"
+# Of a difference of two fractions: 0.9 - 0.89 is more than 0.01.
+_SLACK = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +21,11 @@ class Bounds:
     Args:
         tolerance: Largest error that is allowed.
         measure: What the tolerance is for. `"max"`: `|file - reference|` of
-            every sample, relative to the largest magnitude of that output;
-            the argmax must be the same too. `"rms"`: the norm of `file -
-            reference` over all samples, relative to that of the reference.
-            `"accuracy"`: as `"rms"`, but only where no labels are known.
+            every sample, relative to the largest finite magnitude of that
+            output in the reference; the argmax must be the same too. `"rms"`:
+            the norm of `file - reference` over all samples, relative to that
+            of the reference. `"accuracy"`: as `"rms"`, but only where no
+            labels are known.
         accuracy_drop: Largest loss of accuracy against the reference, a
             fraction; counts only where labels are known.
     """
@@ -40,7 +43,7 @@ class Agreement:
         data: `"given"`, or `"random"`: standard normal inputs of a fixed seed.
         samples: Number of samples compared.
         max_relative_error: Largest `|file - reference|`, relative to the
-            largest magnitude of that output over all samples.
+            largest finite magnitude of that output over all samples.
         rms_error: Norm of `file - reference` over that of the reference, of
             the worst output.
         argmax_agreement: Samples whose largest output has the same index.
@@ -79,11 +82,16 @@ class Agreement:
         return self.reference_accuracy - self.accuracy
 
     @property
-    def passed(self) -> bool:
+    def loses_accuracy(self) -> bool:
+        """Whether more accuracy is lost than is allowed."""
         drop = self.accuracy_drop
-        if drop is not None and drop > self.accuracy_drop_allowed:
+        return drop is not None and drop > self.accuracy_drop_allowed + _SLACK
+
+    @property
+    def passed(self) -> bool:
+        if self.loses_accuracy:
             return False
-        if self.measure == ACCURACY and drop is not None:
+        if self.measure == ACCURACY and self.accuracy_drop is not None:
             return True
         if self.measure != MAX:
             return self.rms_error <= self.tolerance
@@ -139,11 +147,12 @@ class Tally:
         Args:
             received: Outputs of the file.
             expected: Outputs of the reference.
-            labels: Class numbers `(batch,)`, or `None`.
+            labels: Class numbers `(batch,)`, or `None`. Accuracies are only
+                known if every batch has them.
             replays: Sample -> outputs that it may have as well.
 
         Raises:
-            RuntimeError: If the shapes differ.
+            RuntimeError: If shapes or element types differ.
         """
         pairs = list(zip(received, expected, strict=True))
         _check_outputs(pairs)
@@ -151,12 +160,13 @@ class Tally:
         self._agreements.append(
             np.all([_same_argmax(*pair) for pair in pairs], 0)
         )
-        self._magnitudes.append([np.abs(y).max(initial=0.0) for y in expected])
+        self._magnitudes.append([_magnitude(y) for y in expected])
         self._squares.append([_squares(*pair) for pair in pairs])
         self._replays.append(_replay_errors(received, replays or {}))
+        self._right.append(None)
         if labels is not None:
             # Labels belong to models with one output.
-            self._right.append([y.argmax(-1) == labels for y in pairs[0]])
+            self._right[-1] = [y.argmax(-1) == labels for y in pairs[0]]
 
     def result(self, data: str, bounds: Bounds) -> Agreement:
         """Returns the comparison of all that was added."""
@@ -170,7 +180,7 @@ class Tally:
         difference, magnitude = np.sum(self._squares, axis=0).T
         magnitude = np.where(magnitude > 0, magnitude, 1.0)
         accuracies: list = [None, None]
-        if self._right:
+        if all(right is not None for right in self._right):
             right = np.concatenate(self._right, axis=1).mean(axis=1)
             accuracies = [float(share) for share in right]
         deviates = (relative > bounds.tolerance) | ~agrees
@@ -201,11 +211,11 @@ def deviating(
 ) -> list[int]:
     """Samples with an error above the tolerance or with another argmax.
 
-    Relative to the largest magnitude in these batches.
+    Relative to the largest finite magnitude in these batches.
     """
     found = np.zeros(len(received[0]), bool)
     for pair in zip(received, expected, strict=True):
-        scale = np.abs(pair[1]).max(initial=0.0) or 1.0
+        scale = _magnitude(pair[1]) or 1.0
         found |= _sample_errors(*pair) > tolerance * scale
         found |= ~_same_argmax(*pair)
     return [int(index) for index in np.flatnonzero(found)]
@@ -246,8 +256,7 @@ def mismatch(
         f"{check.samples} {check.data} samples (activations={activations!r})."
     )
     trained = agreements.get("trained", check)
-    drop = trained.accuracy_drop
-    if drop is not None and drop > trained.accuracy_drop_allowed:
+    if trained.loses_accuracy:
         text += (
             f" The accuracy must not drop by more than "
             f"{trained.accuracy_drop_allowed:g}: it is {trained.accuracy:.4f} "
@@ -261,22 +270,36 @@ def mismatch(
 
 
 def _check_outputs(pairs):
-    shapes = [(received.shape, expected.shape) for received, expected in pairs]
-    if any(received != expected for received, expected in shapes):
+    kinds = [
+        tuple((y.shape, y.dtype.name) for y in (received, expected))
+        for received, expected in pairs
+    ]
+    if any(received != expected for received, expected in kinds):
         raise RuntimeError(
-            "The file must have outputs of the Keras model's shapes. Received: "
-            f"(file, Keras) = {shapes}. The runtime computes some layer "
-            "differently; replace those that are not common ones, one by one."
+            "The file must have outputs of the Keras model's shapes and "
+            f"element types. Received: (file, Keras) = {kinds}. The runtime "
+            "computes some layer differently; replace those that are not "
+            "common ones, one by one."
         )
 
 
+def _magnitude(expected) -> float:
+    """Largest finite magnitude, 0 without one."""
+    # Not in the outputs' type, which may be boolean or unsigned.
+    magnitudes = np.abs(expected.astype(np.float64))
+    finite = np.isfinite(magnitudes)
+    return float(magnitudes.max(initial=0.0, where=finite))
+
+
 def _difference(received, expected):
-    """Absolute difference; NaN counts as infinite."""
+    """Absolute difference in float64; NaN counts as infinite."""
+    received, expected = (y.astype(np.float64) for y in (received, expected))
     with np.errstate(invalid="ignore"):
         difference = np.abs(received - expected)
     # Both infinite, or both NaN, is agreement; one of them is not.
     same = (received == expected) | (np.isnan(received) & np.isnan(expected))
-    return np.nan_to_num(np.where(same, 0.0, difference), nan=np.inf)
+    difference = np.where(same, 0.0, difference)
+    return np.where(np.isnan(difference), np.inf, difference)
 
 
 def _sample_errors(received, expected):
@@ -303,7 +326,7 @@ def _replay_errors(received, replays):
 
 def _squares(received, expected):
     """Sums of squares of the difference and of what is expected."""
-    difference = _difference(received, expected).astype(np.float64)
+    difference = _difference(received, expected)
     finite = np.where(np.isfinite(expected), expected, 0.0).astype(np.float64)
     return np.sum(difference**2), np.sum(finite**2)
 

@@ -1,9 +1,16 @@
 """What must be true of the arguments before an export begins."""
 
 import pathlib
+from collections.abc import Sequence
 
 import keras
+import numpy as np
+import tensorflow as tf
 
+from fliqs_tf.export import agreement
+from fliqs_tf.export import layer_inputs
+from fliqs_tf.export import litert
+from fliqs_tf.export import modes
 from fliqs_tf.export import twin
 
 
@@ -63,6 +70,41 @@ def check_model(model) -> None:
             "Every layer of `fixed` must have one format. Received: several "
             f"options in {unfixed}. Call `to_fixed(model, assignment)` first."
         )
+
+
+def check_copy(fixed: keras.Model, arrays: Sequence[np.ndarray]) -> None:
+    """Raises a `ValueError` if a copy of `fixed` computes something else.
+
+    What is converted and what the file is compared with are both copies: they
+    would agree on whatever a copy has lost.
+
+    Args:
+        fixed: Fixed model.
+        arrays: A batch, one array for each input.
+    """
+    copy = twin.copy(fixed)
+    tensors = [tf.convert_to_tensor(array) for array in arrays]
+    received, expected = (
+        [np.asarray(y) for y in litert.call(model, tensors)]
+        for model in (copy, fixed)
+    )
+    found = agreement.deviating(received, expected, modes.TOLERANCE)
+    if not found:
+        return
+    copied = layer_inputs.inputs_of_layers(copy, arrays)
+    places = [
+        f"in front of layer {path!r}"
+        for path, calls in layer_inputs.inputs_of_layers(fixed, arrays).items()
+        for value, other in zip(copied[path], calls, strict=True)
+        if not np.array_equal(value, other, equal_nan=True)
+    ]
+    raise ValueError(
+        "Configuration and weights must describe every layer of `fixed`. "
+        f"Received: a copy that deviates on {len(found)} of {len(arrays[0])} "
+        f"samples, first {[*places, 'behind the last quantized layer'][0]}. "
+        "Keep what a layer computes with in weights or in `get_config`, or "
+        "give it `save_own_variables` and `load_own_variables`."
+    )
 
 
 def check_choice(name: str, value: str, options) -> None:

@@ -43,6 +43,9 @@ class Affine(keras.layers.Layer):
         self._factor = slots.add(factor)
         self._offset = slots.add(offset)
 
+    def load_own_variables(self, store):
+        """Loads nothing: what the batch norm has is in the slots."""
+
     def call(self, inputs, training=None, mask=None):
         shape = [1] * len(inputs.shape)
         shape[self._axis] = -1

@@ -154,7 +154,7 @@ def read_litert(name: str, path: str | os.PathLike) -> bytes:
 
 
 def _rows(graph, assignment) -> Collection[WeightRow]:
-    producers = {int(o.outputs[0]): o for o in graph.operators}
+    producers = graph.producers
     paths = {
         tensor: path
         for path in assignment

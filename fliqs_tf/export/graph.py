@@ -55,6 +55,11 @@ class Graph:
     def operators(self) -> list:
         return self._graph.operators
 
+    @property
+    def producers(self) -> dict:
+        """Tensor number -> the operator that computes it."""
+        return {int(n): o for o in self.operators for n in o.outputs}
+
     def name(self, tensor: int) -> str:
         return (self.tensors[tensor].name or b"").decode()
 
@@ -235,6 +240,22 @@ class Graph:
         self._prologue.append(operator)
         return output
 
+    def append(
+        self, builtin: int, version: int, inputs: Sequence[int], output: int
+    ) -> None:
+        """Adds an operator without options that runs after all others."""
+        self.operators.append(self._operator(builtin, version, inputs, output))
+
+    def move_outputs(self, moved: Mapping[int, int]) -> None:
+        """Makes other tensors the outputs: number -> number."""
+        outputs = [moved.get(int(n), int(n)) for n in self._graph.outputs]
+        self._graph.outputs = outputs
+        for signature in self._model.signatureDefs or []:
+            for entry in signature.outputs:
+                entry.tensorIndex = moved.get(
+                    entry.tensorIndex, entry.tensorIndex
+                )
+
     def raise_rank(self, builtins: Sequence[int], rank: int) -> None:
         """Lets elementwise operators see their tensor at a higher rank.
 
@@ -357,11 +378,11 @@ class Graph:
 
     @property
     def inputs(self) -> list[int]:
-        return list(self._graph.inputs)
+        return [int(number) for number in self._graph.inputs]
 
     @property
     def outputs(self) -> list[int]:
-        return list(self._graph.outputs)
+        return [int(number) for number in self._graph.outputs]
 
     def to_bytes(self) -> bytes:
         """Serialises the edited graph, without what nothing refers to."""

@@ -58,6 +58,7 @@ _WEIGHTED = (
 # have one dimension less, are normed and attended to in float32.
 _SEQUENCE_RANK = 3
 _BIAS_LIMIT = 2.0**30
+_COPY = Builtin.RELU
 
 
 def weight_bits(graph: Graph, match: Match) -> int | None:
@@ -98,6 +99,7 @@ def quantize(
     # The import takes seconds, and only some exports need it.
     from ai_edge_quantizer import quantizer
 
+    copies = _separate_outputs(graph)
     graph.make_names_unique()
     recipe = QuantizationRecipe(graph)
     names: dict[int, str] = {}
@@ -128,11 +130,49 @@ def quantize(
                 "min": np.full(shape, low),
                 "max": np.full(shape, high),
             }
-    if not recipe.entries:
-        return graph
-    tool = quantizer.Quantizer(bytearray(graph.to_bytes()), recipe.entries)
-    result = tool.quantize(statistics, enable_progress_report=False)
-    return Graph(bytes(result.quantized_model))
+    names_of_copies = [graph.name(tensor) for tensor in copies]
+    if recipe.entries:
+        tool = quantizer.Quantizer(bytearray(graph.to_bytes()), recipe.entries)
+        result = tool.quantize(statistics, enable_progress_report=False)
+        graph = Graph(bytes(result.quantized_model))
+    _join_outputs(graph, names_of_copies)
+    return graph
+
+
+def shared_outputs(graph: Graph) -> list[int]:
+    """Outputs that operators read, or that are inputs, too.
+
+    The tool would make integers of such a tensor and float32 of the output,
+    and leave one of the two to read what it cannot.
+    """
+    read = {int(n) for o in graph.operators for n in o.inputs}
+    return sorted(read.union(graph.inputs).intersection(graph.outputs))
+
+
+def _separate_outputs(graph) -> list[int]:
+    """Copies the shared outputs, and returns the copies."""
+    copies = {}
+    for tensor in shared_outputs(graph):
+        source = graph.tensors[tensor]
+        copies[tensor] = graph.add_tensor(
+            f"{graph.name(tensor)}/output",
+            source.type,
+            source.shape,
+            source.shapeSignature,
+        )
+        # Any operator that has no entry in the recipe, as it is never run.
+        graph.append(_COPY, 1, [tensor], copies[tensor])
+    graph.move_outputs(copies)
+    return list(copies.values())
+
+
+def _join_outputs(graph, names) -> None:
+    """Makes outputs of what the copies of these names were made of."""
+    for operator in list(graph.operators):
+        if operator.outputs and graph.name(int(operator.outputs[0])) in names:
+            source, copy = int(operator.inputs[0]), int(operator.outputs[0])
+            graph.move_outputs({copy: source})
+            graph.operators.remove(operator)
 
 
 def _scale(match, graph, ranges) -> np.ndarray | None:

@@ -1,5 +1,7 @@
 """Activation modes: what a file computes, and what it is compared with."""
 
+from collections.abc import Collection
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import keras
@@ -14,7 +16,9 @@ from fliqs_tf.export.agreement import ACCURACY
 from fliqs_tf.export.agreement import MAX
 from fliqs_tf.export.agreement import RMS
 from fliqs_tf.export.agreement import Bounds
+from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
+from fliqs_tf.export.graph import TensorType
 from fliqs_tf.export.layer_inputs import inputs_of_layers
 from fliqs_tf.export.slots import Slots
 from fliqs_tf.formats import get_format
@@ -38,6 +42,7 @@ def references(
     activations: str,
     tolerance: float | None,
     accuracy_drop: float,
+    unrounded: Collection[str] = (),
 ) -> dict[str, tuple[keras.Model, Bounds]]:
     """What a file is compared with.
 
@@ -46,6 +51,7 @@ def references(
         activations: Mode of the export.
         tolerance: Largest error; `None` for the default of the mode.
         accuracy_drop: Largest loss of accuracy against `fixed`.
+        unrounded: What `unrounded_layers` finds in the file.
 
     Returns:
         `"verification"`: what the file is meant to compute, and how far it may
@@ -66,13 +72,47 @@ def references(
         if tolerance is not None:
             bounds = Bounds(tolerance, RMS)
     if activations in STATIC_BITS:
-        meant = twin.container_reference(fixed, activations)
+        meant = twin.container_reference(fixed, activations, unrounded)
     else:
         meant = twin.weight_only_reference(fixed)
     return {
         "verification": (meant, bounds),
         "trained": (trained, Bounds(np.inf, RMS, accuracy_drop)),
     }
+
+
+def unrounded_layers(
+    graph: Graph, tensors: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """Layers whose inputs a file leaves in float32.
+
+    A layer may compute in float32 and read what was rounded to integers for
+    others.
+
+    Args:
+        graph: The file.
+        tensors: Path -> numbers of the tensors that hold a layer's weights.
+    """
+    producers = graph.producers
+
+    def is_rounded(tensor):
+        operator = producers.get(tensor)
+        while operator and graph.builtin(operator) in ranges.MOVING:
+            tensor = int(operator.inputs[0])
+            operator = producers.get(tensor)
+        if graph.tensors[tensor].type != TensorType.FLOAT32:
+            return True
+        return operator and graph.builtin(operator) == Builtin.DEQUANTIZE
+
+    return [
+        path
+        for path, numbers in tensors.items()
+        if not any(
+            is_rounded(weights.data_input(graph, reader))
+            for reader in (weights.reader(graph, n) for n in numbers)
+            if reader is not None
+        )
+    ]
 
 
 def convert(

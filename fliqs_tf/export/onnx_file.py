@@ -111,6 +111,7 @@ def export_onnx(
         modes.check_learned_ranges(fixed, activations)
     fixed = twin.uncompiled(fixed)
     head, batches, data = verify.first_batches(verify_data, fixed)
+    checks.check_copy(fixed, head[0].inputs)
     references = _references(fixed, activations, tolerance, accuracy_drop)
     marks = onnx_inputs.Marks()
     graph = _convert(fixed, activations, marks)
@@ -150,7 +151,7 @@ def export_onnx(
         )
         content = graph.to_bytes()
         partial_file.write(partial, content, path)
-        os.replace(partial, path)
+        partial_file.keep(partial, path)
     return ExportReport.of(
         path,
         fixed,

@@ -89,6 +89,17 @@ class OnnxGraph:
         self._constants[name] = self.proto.graph.initializer[-1]
         return name
 
+    def freeze(self, name: str, value: np.ndarray) -> None:
+        """Makes a constant of an input, if there is one of that name."""
+        from onnx import numpy_helper
+
+        inputs = self.proto.graph.input
+        for info in [info for info in inputs if info.name == name]:
+            inputs.remove(info)
+            tensor = numpy_helper.from_array(np.asarray(value), name)
+            self.proto.graph.initializer.append(tensor)
+            self._constants[name] = self.proto.graph.initializer[-1]
+
     def insert(self, before, kind: str, inputs: Sequence[str], **attributes):
         """Adds a node in front of another one.
 
@@ -280,6 +291,11 @@ def convert(model: keras.Model, named_after: keras.Model) -> OnnxGraph:
     graph = OnnxGraph(proto)
     source = function.get_concrete_function().graph
     _check_operators(graph, source, model)
+    # Tensors that a layer keeps beside its weights, such as the mean of an
+    # adapted `Normalization`, have become inputs.
+    for value, placeholder in source.captures:
+        if value.dtype != tf.resource:
+            graph.freeze(placeholder.name, value.numpy())
     outputs = [output.name for output in proto.graph.output]
     graph.rename(
         dict(zip(function_inputs, litert.input_names(named_after), strict=True))

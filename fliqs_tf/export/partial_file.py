@@ -12,12 +12,14 @@ def beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new file in the folder of `path`, removed if it is left.
 
     Args:
-        path: What the file is to be renamed to, in the end.
+        path: What the file is to be renamed to, in the end. Of a link, the
+            folder of what it leads to.
 
     Raises:
         ValueError: If nothing can be written there.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    name = f".{path.name}.{secrets.token_hex(4)}.partial"
+    partial = path.resolve().with_name(name)
     try:
         # Not `tempfile`, whose files only their owner may ever read.
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL, 0o666))
@@ -54,3 +56,8 @@ def write(partial: pathlib.Path, content: bytes, path: pathlib.Path) -> None:
             f"{str(path)!r} ({error.strerror}) for {len(content):,} bytes. "
             "Free some room, or choose another folder; nothing was left behind",
         ) from error
+
+
+def keep(partial: pathlib.Path, path: pathlib.Path) -> None:
+    """Renames the file; a link stays one, and leads to it."""
+    os.replace(partial, path.resolve())

@@ -26,7 +26,7 @@ from fliqs_tf.export.weights import Match
 CALIBRATION_SAMPLES = 64
 
 # Their outputs hold nothing but values of their first input.
-_MOVING = (
+MOVING = (
     Builtin.RESHAPE,
     Builtin.TRANSPOSE,
     Builtin.MAX_POOL_2D,
@@ -73,9 +73,10 @@ def learned_ranges(
                 limits = scaling(learned[key])
                 found[tensor] = _union(found.get(tensor, (0.0, 0.0)), limits)
     for operator in reversed(graph.operators):
-        source, target = int(operator.inputs[0]), int(operator.outputs[0])
-        if graph.builtin(operator) in _MOVING and target in found:
-            found.setdefault(source, found[target])
+        if graph.builtin(operator) in MOVING:
+            source, target = int(operator.inputs[0]), int(operator.outputs[0])
+            if target in found:
+                found.setdefault(source, found[target])
     return found
 
 

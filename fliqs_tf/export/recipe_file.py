@@ -98,7 +98,7 @@ def export_recipe(
 
     Raises:
         ValueError: If an argument is not as described, or the tool knows the
-            format of no layer.
+            format of no layer, or cannot quantize an output.
         RuntimeError: If the quantized file disagrees with the model.
         OSError: If the recipe cannot be written.
     """
@@ -108,8 +108,15 @@ def export_recipe(
     modes.check_products(fixed, activations)
     modes.check_ranges(fixed, activations)
     content = file_report.read_litert("float_file", float_file)
+    if path.exists() and path.samefile(float_file):
+        raise ValueError(
+            "`path` must be another file than `float_file`, which the recipe "
+            f"is for. Received: path={str(path)!r}, the same file. Choose "
+            "another name, 'recipe.json' for example."
+        )
     fixed = twin.uncompiled(fixed)
     head, batches, data = verify.first_batches(verify_data, fixed)
+    checks.check_copy(fixed, head[0].inputs)
     graph = Graph(content)
     matches = _matches(graph, fixed, float_file)
     recipe = _recipe(graph, matches, fixed, activations)
@@ -120,22 +127,24 @@ def export_recipe(
             f"{_formats(fixed)}. Use `export_tflite`, which stores these."
         )
     quantized = _apply(recipe, content, fixed, [b.inputs for b in head])
-    layers = recipe_report.read_layers(
-        graph, matches, fixed, quantized, activations
-    )
+    made = Graph(quantized)
+    tensors = recipe_report.stored_tensors(graph, matches, fixed, made)
+    layers = recipe_report.read_layers(made, tensors, fixed, activations)
     # With "float" too, as weights may be rounded once more.
     references = modes.references(
         fixed,
         "dynamic" if activations == "float" else activations,
         tolerance,
         accuracy_drop,
+        modes.unrounded_layers(made, tensors),
     )
     found = verify.compare(_runner(quantized, fixed), references, batches, data)
     if not (allow_mismatch or all(made.passed for made in found.values())):
         others = [row.path for row in layers if row.why]
         where = f"Layers that are stored otherwise than asked: {others}."
         raise RuntimeError(agreement.mismatch(path, activations, found, where))
-    files.write_json(path, recipe.entries)
+    # A link stays one.
+    files.write_json(path.resolve(), recipe.entries)
     return RecipeReport(
         path=str(path),
         float_file=str(float_file),
@@ -184,6 +193,7 @@ def _recipe(graph, matches, fixed, activations) -> QuantizationRecipe:
     bits = modes.STATIC_BITS.get(activations)
     layers = twin.fixed_layers(fixed)
     learned = twin.learned_ranges(fixed)
+    integers = []
     for match in matches:
         width = integer.weight_bits(graph, match)
         if width is None:
@@ -196,6 +206,8 @@ def _recipe(graph, matches, fixed, activations) -> QuantizationRecipe:
                 twin.rounds_inputs(layers[path])
                 and _bias_fits(graph, match, width, bits, limits)
             )
+            if not is_weight_only:
+                integers.append(match.operator)
         recipe.add(
             match.operator,
             width,
@@ -205,7 +217,28 @@ def _recipe(graph, matches, fixed, activations) -> QuantizationRecipe:
     if bits is not None and recipe.entries:
         for operator in integer.plain_operators(graph, bits):
             recipe.add(operator, 8, bits)
+            integers.append(operator)
+    _check_outputs(graph, fixed, integers, activations)
     return recipe
+
+
+def _check_outputs(graph, fixed, integers, activations) -> None:
+    """Raises a `ValueError` for outputs that the tool leaves inconsistent."""
+    tensors = {
+        int(number)
+        for operator in integers
+        for number in [*operator.inputs, *operator.outputs]
+    }
+    _, _, outputs = _signature(graph, fixed)
+    shared = tensors.intersection(integer.shared_outputs(graph))
+    names = [name for name, tensor in outputs.items() if tensor in shared]
+    if names:
+        raise ValueError(
+            "ai-edge-quantizer makes no integers of outputs that other layers "
+            f"read. Received: activations={activations!r} and the outputs "
+            f"{names}. Use `export_tflite`, `activations='dynamic'`, or a "
+            "model without these outputs."
+        )
 
 
 def _bias_fits(graph, match, width, bits, limits) -> bool:

@@ -1,6 +1,7 @@
 """What `ai-edge-quantizer` makes of a file by a recipe, layer by layer."""
 
 import dataclasses
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,36 +59,54 @@ class RecipeReport:
         return dataclasses.asdict(self)
 
 
-def read_layers(
+def stored_tensors(
     graph: Graph,
     matches: Sequence[Match],
     fixed: keras.Model,
-    quantized: bytes,
-    activations: str,
-) -> tuple[LayerReport, ...]:
-    """Describes the layers of a model by what the tool made of them.
+    quantized: Graph,
+) -> dict[str, list[int]]:
+    """Path -> tensors of a quantized file that hold a layer's weights.
 
     Args:
         graph: The float file, parsed.
         matches: Its operators of quantized layers.
         fixed: Fixed model.
-        quantized: The quantized file.
-        activations: Mode of the recipe.
+        quantized: The quantized file, parsed.
     """
-    made = Graph(quantized)
-    rows = []
-    for path, layer in twin.fixed_layers(fixed).items():
+    tensors = {}
+    for path in twin.fixed_layers(fixed):
         # A constant keeps its name.
         names = dict.fromkeys(
             graph.name(match.constant)
             for match in matches
             if match.kernel.path == path
         )
-        found = map(made.find, names)
-        tensors = [number for number in found if number is not None]
-        row = export_report.read_layer(made, path, layer, tensors, activations)
-        rows.append(dataclasses.replace(row, why=_why(row)))
-    return tuple(rows)
+        found = map(quantized.find, names)
+        tensors[path] = [number for number in found if number is not None]
+    return tensors
+
+
+def read_layers(
+    quantized: Graph,
+    tensors: Mapping[str, Sequence[int]],
+    fixed: keras.Model,
+    activations: str,
+) -> tuple[LayerReport, ...]:
+    """Describes the layers of a model by what the tool made of them.
+
+    Args:
+        quantized: The quantized file, parsed.
+        tensors: What `stored_tensors` returns.
+        fixed: Fixed model.
+        activations: Mode of the recipe.
+    """
+    rows = [
+        export_report.read_layer(
+            quantized, path, layer, tensors[path], activations
+        )
+        for path, layer in twin.fixed_layers(fixed).items()
+    ]
+    return tuple(dataclasses.replace(row, why=_why(row)) for row in rows)
 
 
 def _why(row: LayerReport) -> str:

@@ -106,7 +106,9 @@ class _Forced:
             return own, scale
         given = self._given.pop(0).reshape(own.shape) * np.float32(self._unit)
         value = np.asarray(inputs) / np.asarray(scale)
-        limit = self._tolerance * np.abs(value).max(initial=0.0)
+        finite = np.isfinite(value)
+        largest = np.abs(value).max(initial=0.0, where=finite)
+        limit = self._tolerance * largest
         is_near = np.abs(value - given) <= np.abs(value - own) + limit
         is_code = np.equal(round_to_row(given, self._row), given)
         if not np.all(is_near & is_code):

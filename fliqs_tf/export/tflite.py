@@ -117,10 +117,17 @@ def export_tflite(
     modes.check_ranges(fixed, activations)
     fixed = twin.uncompiled(fixed)
     head, batches, data = verify.first_batches(verify_data, fixed)
-    references = modes.references(fixed, activations, tolerance, accuracy_drop)
+    checks.check_copy(fixed, head[0].inputs)
     samples = [batch.inputs for batch in head]
     graph = modes.convert(fixed, activations, containers, samples)
     content = graph.to_bytes()
+    references = modes.references(
+        fixed,
+        activations,
+        tolerance,
+        accuracy_drop,
+        modes.unrounded_layers(*_stored(content, fixed)),
+    )
     assignment = {
         path: export_report.asked_formats(layer)
         for path, layer in twin.fixed_layers(fixed).items()
@@ -168,7 +175,7 @@ def export_tflite(
         partial_file.write(partial, final.to_bytes(), path)
         written = partial.read_bytes()
         _check_same(written, content, samples[0])
-        graph = Graph(written)
+        graph, tensors = _stored(written, fixed)
         report = ExportReport.of(
             path,
             fixed,
@@ -181,7 +188,7 @@ def export_tflite(
                     graph,
                     name,
                     layer,
-                    weights.stored_tensors(graph, name),
+                    tensors[name],
                     activations,
                     containers,
                 )
@@ -190,8 +197,15 @@ def export_tflite(
             mismatch_allowed=allow_mismatch,
             reference_kernels=plain,
         )
-        os.replace(partial, path)
+        partial_file.keep(partial, path)
     return report
+
+
+def _stored(content, fixed) -> tuple[Graph, dict[str, list[int]]]:
+    """The file, parsed, and path -> tensors that hold a layer's weights."""
+    graph = Graph(content)
+    paths = twin.fixed_layers(fixed)
+    return graph, {path: weights.stored_tensors(graph, path) for path in paths}
 
 
 def _in_reference_kernels(content, references, head, data) -> Agreement | str:

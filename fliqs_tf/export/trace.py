@@ -92,7 +92,7 @@ def _layer_before(graph, tensor, readers) -> str:
 
     Where branches meet, the earlier ones are read by layers that agreed.
     """
-    producers = {int(o.outputs[0]): o for o in graph.operators}
+    producers = graph.producers
     order = {id(operator): index for index, (operator, _) in enumerate(readers)}
     pending, seen, found = [tensor], set(), -1
     while pending:

@@ -6,6 +6,8 @@ for what is named below. The fixed model itself is never changed.
 
 import functools
 from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -16,7 +18,9 @@ from fliqs_tf.export import rounding
 from fliqs_tf.export.slots import Slots
 from fliqs_tf.formats import get_format
 from fliqs_tf.layers.base import SearchableLayer
+from fliqs_tf.layers.base import graph_of
 from fliqs_tf.layers.base import walk
+from fliqs_tf.model_copy import copy_with
 
 _HALF = ("float16", "bfloat16")
 # Beyond every range, and finite when divided by its scale.
@@ -39,22 +43,36 @@ def uncompiled(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.output, name=model.name)
 
 
+def copy(model: keras.Model) -> keras.Model:
+    """The same model once more, in its own precision."""
+    return copy_with(model, lambda layer: False, lambda layer: layer)
+
+
 def weight_only_reference(model: keras.Model) -> keras.Model:
     """The fixed model with its input quantizers switched off."""
-    twin = _clone(model, lambda layer: None)
+    twin = _clone(model)
     for layer in fixed_layers(twin).values():
         layer.drop_input_quantizers()
     return twin
 
 
-def container_reference(model: keras.Model, input_format: str) -> keras.Model:
+def container_reference(
+    model: keras.Model, input_format: str, unrounded: Collection[str] = ()
+) -> keras.Model:
     """The fixed model with every input in one format, and the learned ranges.
 
     Inputs that are not quantized stay so.
+
+    Args:
+        model: Fixed model.
+        input_format: The format.
+        unrounded: Paths of layers whose inputs are not to be rounded.
     """
-    twin = _clone(model, lambda layer: None)
-    for layer in fixed_layers(twin).values():
-        if rounds_inputs(layer):
+    twin = _clone(model)
+    for path, layer in fixed_layers(twin).items():
+        if path in unrounded:
+            layer.drop_input_quantizers()
+        elif rounds_inputs(layer):
             layer.input_quantizer = _in_format(
                 layer.input_quantizer, input_format
             )
@@ -129,7 +147,7 @@ def marked_twin(
         input_quantizer: Path, layer and quantizer -> what stands in for it,
             for activations that are rounded.
     """
-    twin = _clone(model, lambda layer: None)
+    twin = _clone(model)
     sources = fixed_layers(model)
     for path, layer in fixed_layers(twin).items():
         left = layer.input_quantizer
@@ -160,7 +178,14 @@ def fake_quant_twin(model: keras.Model, slots: Slots) -> keras.Model:
     Quantized layers keep their `call` and get the quantizers of `rounding.py`;
     batch norm and average pooling become the layers of `exact_layers.py`.
     """
-    twin = _clone(model, lambda layer: _exact_form(layer, slots))
+    twin = _clone(
+        model,
+        {
+            id(layer): form
+            for layer in _graph_layers(model)
+            if (form := _exact_form(layer, slots)) is not None
+        },
+    )
     sources = fixed_layers(model)
     for path, layer in fixed_layers(twin).items():
         _substitute_quantizers(sources[path], layer, slots)
@@ -190,7 +215,7 @@ def float32_reference(model: keras.Model) -> keras.Model:
     """The model itself, or a float32 clone if it computes in less."""
     if all(layer.compute_dtype == "float32" for _, layer in walk(model)):
         return model
-    return _clone(model, lambda layer: None)
+    return _clone(model)
 
 
 def normalized_codes(
@@ -325,46 +350,42 @@ def _exact_form(layer, slots):
     return None
 
 
+def _graph_layers(model):
+    """Yields the layers of a graph and of the graphs in it."""
+    for layer in model.layers:
+        if graph_of(layer) is None:
+            yield layer
+        else:
+            yield from _graph_layers(layer)
+
+
 def _clone(
     model: keras.Model,
-    replacement: Callable,
+    stand_ins: Mapping[int, keras.layers.Layer] | None = None,
 ) -> keras.Model:
-    """Clones in float32.
+    """Copies a model, in float32.
 
     Args:
         model: Functional or Sequential model.
-        replacement: Layer -> layer to stand in its place, or `None`.
+        stand_ins: `id` of a layer -> layer to stand in its place.
     """
-
-    def clone_layer(layer):
-        stand_in = replacement(layer)
-        if stand_in is not None:
-            return stand_in
-        config = layer.get_config()
-        # Operations such as `x + y` are no layers and have no policy.
-        if getattr(layer, "compute_dtype", None) in _HALF:
-            config["dtype"] = "float32"
-        return type(layer).from_config(config)
-
-    clone = keras.models.clone_model(
-        model, clone_function=clone_layer, recursive=True
+    known = stand_ins or {}
+    clone = copy_with(
+        model, lambda layer: id(layer) in known, lambda layer: known[id(layer)]
     )
-    pairs = zip(walk(model), walk(clone), strict=True)
-    for (_, source), (_, target) in pairs:
-        if isinstance(target, SearchableLayer):
-            _copy_by_name(source, target)
-        elif type(source) is type(target):
-            target.set_weights(source.get_weights())
+    for layer in clone._flatten_layers():
+        if layer is not clone:
+            _compute_in_float32(layer)
     return clone
 
 
-def _copy_by_name(source, target):
-    """Copies weights; what only one of the layers has is left alone.
-
-    Without an input quantizer a layer has fewer, and block formats learn no
-    range.
-    """
-    values = {w.name: w for w in source.weights}
-    for variable in target.weights:
-        if variable.name in values:
-            variable.assign(values[variable.name])
+def _compute_in_float32(layer):
+    """Changes a layer that computes in less; not the layers in it."""
+    if layer.compute_dtype in _HALF:
+        layer.dtype_policy = "float32"
+    graph = graph_of(layer)
+    # A model that was built on what such a layer computed casts to that.
+    for tensor in [] if graph is None else graph.inputs:
+        if tensor.dtype in _HALF:
+            tensor._dtype = "float32"
+            tensor._keras_history.operation._dtype = "float32"

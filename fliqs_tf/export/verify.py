@@ -186,7 +186,8 @@ def batches_of(verify_data, model: keras.Model) -> Iterator[Batch]:
         verify_data: Array or `tf.data.Dataset` of batches, of the input or,
             for several inputs, a list of them (dictionaries by input name).
             The `y` of a data set's pairs `(x, y)` are labels if they can be:
-            one class number, or one row of the output's width, a sample.
+            one class number, or one row of the output's width with a single
+            1 among zeros, a sample.
         model: Model whose inputs they are.
 
     Raises:
@@ -234,7 +235,9 @@ def _labels_of(y, model) -> np.ndarray | None:
     if len(model.outputs[0].shape) != 2 or classes in (None, 1):
         return None
     if y.ndim == 2 and y.shape[1] == classes:
-        return y.argmax(axis=1)
+        # Other rows of that width are targets: images of an autoencoder, say.
+        is_one_hot = ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()
+        return y.argmax(axis=1) if is_one_hot else None
     y = y.reshape(len(y), -1)
     is_class = y.shape[1] == 1 and np.issubdtype(y.dtype, np.integer)
     return y[:, 0] if is_class else None

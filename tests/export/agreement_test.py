@@ -54,6 +54,41 @@ class MaxTest(parameterized.TestCase):
             self.assertFalse(result.passed)
             self.assertTrue(_compare([[nan, 1]], [[nan, 1]], bounds).passed)
 
+    @parameterized.parameters("-inf", "inf", "nan")
+    def test_values_that_are_not_finite_give_no_scale(self, value):
+        value = float(value)
+        # An error of 0.1 where the largest finite output is 2.
+        received = [[value, 1.0], [1.0, 2.1]]
+        expected = [[value, 1.0], [1.0, 2.0]]
+        result = _compare(received, expected, Bounds(0.06))
+        self.assertAlmostEqual(result.max_relative_error, 0.05, places=6)
+        self.assertEqual(result.deviating_samples, 0)
+        result = _compare(received, expected, Bounds(0.04))
+        self.assertEqual(result.deviating_samples, 1)
+        received, expected = (np.array(y) for y in (received, expected))
+        for tolerance, found in ((0.06, []), (0.04, [1])):
+            deviating = agreement.deviating([received], [expected], tolerance)
+            self.assertEqual(deviating, found)
+
+    @parameterized.parameters(5.0, np.inf, np.nan)
+    def test_infinity_that_is_missed_is_an_infinite_error(self, value):
+        result = _compare([[value, 1]], [[-np.inf, 1]], Bounds(1e9))
+        self.assertEqual(result.max_relative_error, np.inf)
+        self.assertEqual(result.rms_error, np.inf)
+        self.assertFalse(result.passed)
+
+    @parameterized.parameters("bool", "uint8", "int64")
+    def test_outputs_that_are_no_floats(self, dtype):
+        tally = Tally()
+        received, expected = (
+            np.array(y, dtype) for y in ([[0, 1], [1, 0]], [[0, 1], [1, 1]])
+        )
+        tally.add([received], [expected], None)
+        result = tally.result("given", self.bounds)
+        self.assertEqual(result.max_relative_error, 1.0)
+        self.assertEqual(result.deviating_samples, 1)
+        self.assertEqual(result.argmax_agreement, 2)
+
     def test_output_of_zeros(self):
         self.assertTrue(_compare([[0, 0]], [[0, 0]], self.bounds).passed)
         self.assertFalse(_compare([[1, 1]], [[0, 0]], self.bounds).passed)
@@ -61,6 +96,11 @@ class MaxTest(parameterized.TestCase):
     def test_another_shape_is_an_error(self):
         with self.assertRaisesRegex(RuntimeError, r"\(1, 3\).*\(1, 2\)"):
             _compare([[1, 1, 1]], [[1, 1]], self.bounds)
+
+    def test_another_element_type_is_an_error(self):
+        pair = [np.ones((1, 2), "int8")], [np.ones((1, 2), "float32")]
+        with self.assertRaisesRegex(RuntimeError, "int8.*float32"):
+            Tally().add(*pair, None)
 
 
 class RmsTest(absltest.TestCase):
@@ -87,6 +127,25 @@ class RmsTest(absltest.TestCase):
         self.assertNotIn("between two codes", str(result))
         self.assertTrue(_compare(outputs, other, bounds, [0, 0, 1, 1]).passed)
         self.assertTrue(_compare(other, outputs, bounds).passed)
+
+    def test_accuracy_drop_at_the_very_limit(self):
+        outputs = np.eye(2)[[0] * 90 + [1] * 10]
+        other = np.eye(2)[[0] * 89 + [1] * 11]
+        labels = [0] * 100
+        bounds = Bounds(np.inf, agreement.RMS, accuracy_drop=0.01)
+        # 0.9 - 0.89 is 0.010000000000000009 in floating point.
+        self.assertTrue(_compare(other, outputs, bounds, labels).passed)
+        other = np.eye(2)[[0] * 88 + [1] * 12]
+        self.assertFalse(_compare(other, outputs, bounds, labels).passed)
+
+    def test_labels_of_some_batches_are_none(self):
+        tally = Tally()
+        outputs = np.eye(2, dtype="float32")
+        tally.add([outputs], [outputs], np.array([0, 1]))
+        tally.add([outputs[::-1]], [outputs], None)
+        result = tally.result("given", Bounds(0.1, agreement.ACCURACY))
+        self.assertIsNone(result.accuracy)
+        self.assertFalse(result.passed)
 
 
 if __name__ == "__main__":

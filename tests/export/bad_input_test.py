@@ -86,6 +86,18 @@ class DiskTest(_BadInputTestCase):
         beside.write_bytes(b"")
         self.assertEqual(self.path.stat().st_mode, beside.stat().st_mode)
 
+    @parameterized.parameters(*_EXPORTS)
+    def test_link_stays_a_link(self, export):
+        (self.folder / "target").mkdir()
+        target = self.folder / "target" / "file"
+        target.write_bytes(b"older")
+        self.path.symlink_to(target)
+        export(self.model, self.path)
+        self.assertEqual(self.path.readlink(), target)
+        self.assertNotEqual(target.read_bytes(), b"older")
+        self.assertEqual(os.listdir(target.parent), ["file"])
+        self.assertCountEqual(os.listdir(self.folder), ["model", "target"])
+
 
 class DataTest(_BadInputTestCase):
     @parameterized.product(

@@ -11,6 +11,8 @@ from absl.testing import parameterized
 from fliqs_tf.export import export_tflite
 from fliqs_tf.export import file_metadata
 from fliqs_tf.export import inspect
+from fliqs_tf.export import ranges
+from fliqs_tf.export import trace
 from fliqs_tf.export import weights
 from fliqs_tf.export.graph import Graph
 from tests.export import small_models
@@ -30,6 +32,27 @@ class _FileTestCase(parameterized.TestCase):
         self.path = pathlib.Path(self.create_tempdir().full_path, "m.tflite")
         self.images = small_models.images()
         self.model = small_models.fixed(small_models.residual(), _MIXED)
+
+
+class _Stateful(tf.Module):
+    """Keeps a running sum, by operators without inputs or outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.sum = tf.Variable(tf.zeros([1, 4]))
+        self.kernel = tf.Variable(tf.ones([4, 3]))
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 4], name="x")])
+    def call(self, x):
+        self.sum.assign_add(x)
+        return tf.matmul(tf.reshape(self.sum, (1, 4)), self.kernel)
+
+    def converted(self) -> bytes:
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [self.call.get_concrete_function()], self
+        )
+        converter.experimental_enable_resource_variables = True
+        return converter.convert()
 
 
 class InspectTest(_FileTestCase):
@@ -78,6 +101,18 @@ class InspectTest(_FileTestCase):
         for row in found.rows:
             self.assertIsNone(row.asked)
             self.assertGreaterEqual(row.stored_bits, 8)
+
+    def test_operators_without_inputs_or_outputs(self):
+        content = _Stateful().converted()
+        self.path.write_bytes(content)
+        (row,) = inspect(self.path).rows
+        self.assertEqual(row.operator, "FULLY_CONNECTED")
+        self.assertEqual((row.weights, row.stored_bytes), (12, 48))
+        graph = Graph(content)
+        self.assertTrue(any(not len(o.outputs) for o in graph.operators))
+        (output,) = graph.outputs
+        self.assertEqual(trace._layer_before(graph, output, []), "")
+        self.assertEqual(ranges.learned_ranges(graph, [], {}, {}), {})
 
     def test_what_is_no_model(self):
         with self.assertRaisesRegex(ValueError, "must be a file"):

@@ -3,9 +3,12 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
+from ai_edge_litert.interpreter import Interpreter
 
 from fliqs_tf import convert
 from fliqs_tf.export import export_tflite
+from fliqs_tf.export import litert
+from fliqs_tf.export import modes
 from fliqs_tf.export import ranges
 from fliqs_tf.export import twin
 from fliqs_tf.export import weights
@@ -137,6 +140,34 @@ class StaticTest(_IntegerTestCase):
         self.assertEqual(report.layers[0].stored_input, "FLOAT32")
         self.assertEqual(report.layers[0].stored_type, "INT8")
 
+    @parameterized.parameters("int8", "int16")
+    def test_layers_without_integers_do_not_round(self, activations):
+        layers = keras.layers
+        model = keras.Sequential(
+            [
+                keras.Input((6,)),
+                layers.Dense(8, activation="relu", name="first"),
+                layers.Dense(3, name="last"),
+            ]
+        )
+        data = np.random.default_rng(0).standard_normal((40, 6), "float32")
+        # The range of half of the values, so that rounding them clips.
+        model = small_models.fixed(model, "e4m3", 0.5 * data)
+        report = export_tflite(model, self.path, activations, data)
+        self.assertLess(report.verification.max_relative_error, 1e-6)
+        rows = [row.stored_input for row in report.layers]
+        self.assertEqual(rows, ["FLOAT32 not rounded"] * 2)
+
+    def test_layer_without_integers_in_front_of_others(self):
+        formats = {**_MIXED, "stem": "e4m3"}
+        model = small_models.fixed(small_models.residual(), formats)
+        report = export_tflite(model, self.path, "int8", 2.0 * self.images)
+        self.assertLess(report.verification.rms_error, 0.04)
+        graph = self._graph()
+        tensors = {p: weights.stored_tensors(graph, p) for p in formats}
+        # The last two read sums and means in INT8, one of them in float32.
+        self.assertEqual(modes.unrounded_layers(graph, tensors), ["stem"])
+
     def test_inputs_and_outputs_are_float32(self):
         model = small_models.fixed(small_models.residual(), "int4")
         export_tflite(model, self.path, "int8", self.images)
@@ -190,6 +221,46 @@ class StaticTest(_IntegerTestCase):
         model = small_models.fixed(model, "int8", data)
         report = export_tflite(model, self.path, "int8", data)
         self.assertLess(report.verification.rms_error, 0.04)
+
+    @parameterized.product(
+        activations=("int8", "int16"),
+        outputs=(
+            lambda x, y, z: [y, z],
+            lambda x, y, z: {"z": z, "y": y, "x": x},
+            lambda x, y, z: [z, z * 2.0, -y, z],
+        ),
+    )
+    def test_outputs_that_are_read_inside(self, activations, outputs):
+        inputs = keras.Input((6,), name="x")
+        dense = keras.layers.Dense
+        embedding = dense(16, activation="relu", name="embedding")(inputs)
+        logits = dense(5, name="logits")(embedding)
+        model = keras.Model(inputs, outputs(inputs, embedding, logits))
+        data = np.random.default_rng(0).standard_normal((40, 6), "float32")
+        model = small_models.fixed(model, "int8", data)
+        report = export_tflite(model, self.path, activations, data)
+        self.assertLess(report.verification.rms_error, 0.02)
+        graph = self._graph()
+        types = {type_name(graph.tensors[n].type) for n in graph.outputs}
+        self.assertEqual(types, {"FLOAT32"})
+        for row in report.layers:
+            self.assertRegex(row.stored_input, f"{activations.upper()}, scale")
+        # The one of the embedding is fused into its product.
+        used = [graph.builtin(operator) for operator in graph.operators]
+        self.assertNotIn(Builtin.RELU, used)
+        # By name, as a program would read them.
+        run = Interpreter(self.path).get_signature_runner()
+        received = run(x=data[:1])
+        expected = dict(
+            zip(
+                litert.output_names(model),
+                keras.tree.flatten(model(data[:1])),
+                strict=True,
+            )
+        )
+        self.assertEqual(set(received), set(expected))
+        for name, value in received.items():
+            np.testing.assert_allclose(value, expected[name], atol=0.1)
 
 
 class DynamicTest(_IntegerTestCase):

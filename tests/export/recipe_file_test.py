@@ -267,6 +267,41 @@ class RefusalTest(_RecipeTestCase):
         with self.assertRaisesRegex(ValueError, "float, dynamic, int8, int16"):
             export_recipe(fixed, self.path, self.float_file, "fake_quant")
 
+    @parameterized.parameters("int8", "int16")
+    def test_outputs_that_are_read_inside(self, activations):
+        inputs = keras.Input((6,), name="x")
+        x = keras.layers.Dense(8, activation="relu", name="embedding")(inputs)
+        logits = keras.layers.Dense(3, name="logits")(x)
+        model = keras.Model(inputs, [x, logits])
+        data = np.random.default_rng(0).standard_normal((40, 6), "float32")
+        fixed = small_models.fixed(model, "int8", data)
+        self._write(fixed, data)
+        with self.assertRaisesRegex(ValueError, r"outputs \['embedding'\]"):
+            export_recipe(fixed, self.path, self.float_file, activations, data)
+        report = export_recipe(
+            fixed, self.path, self.float_file, "dynamic", data
+        )
+        self.assertLess(report.verification.rms_error, 0.02)
+
+    def test_the_float_file_is_not_overwritten(self):
+        fixed = small_models.fixed(self.plain, "int8")
+        self._write(fixed)
+        content = self.float_file.read_bytes()
+        self.path.symlink_to(self.float_file)
+        for path in (self.float_file, self.path):
+            with self.assertRaisesRegex(ValueError, "another file than"):
+                export_recipe(fixed, path, self.float_file)
+        self.assertEqual(self.float_file.read_bytes(), content)
+
+    def test_link_stays_a_link(self):
+        fixed = small_models.fixed(self.plain, "int8")
+        self._write(fixed)
+        target = self.path.with_name("target.json")
+        self.path.symlink_to(target)
+        export_recipe(fixed, self.path, self.float_file)
+        self.assertEqual(self.path.readlink(), target)
+        self.assertLen(json.loads(target.read_text("utf-8")), 5)
+
     def test_disagreement_leaves_the_older_recipe(self):
         """Of unrounded weights the tool makes finer integers than asked."""
         fixed = small_models.fixed(self.plain, _OTHERS)

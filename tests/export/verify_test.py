@@ -106,6 +106,11 @@ class BatchesTest(parameterized.TestCase):
         # Neither class numbers nor one row of the output's width.
         (lambda y: y.astype("float32"), False),
         (lambda y: np.eye(4)[y], False),
+        # Of that width, and no one-hot rows.
+        (lambda y: np.eye(3)[y] * 0.9 + 0.1 / 3, False),
+        (lambda y: np.eye(3)[y] + np.eye(3)[0], False),
+        (lambda y: np.stack([y, y + 1, y - 1], 1).astype("float32"), False),
+        (lambda y: np.eye(3)[y] * (y[:, None] != 1), False),
     )
     def test_labels(self, form, are_labels):
         model = _linear([[1.0, 0.0, 2.0], [1.0, 1.0, 0.0]])
