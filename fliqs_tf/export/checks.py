@@ -40,7 +40,8 @@ def check_model(model) -> None:
         raise ValueError(
             "`fixed` must be a Functional or Sequential model. Received: "
             f"{type(model).__name__}. Take the result of `to_fixed` or of "
-            "`SearchModel.best_model()`."
+            "`SearchModel.best_model()`, and wrap a subclassed one: "
+            "`keras.Model(inputs, fixed(inputs))`."
         )
     if not model.built:
         raise ValueError(

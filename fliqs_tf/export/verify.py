@@ -185,9 +185,9 @@ def batches_of(verify_data, model: keras.Model) -> Iterator[Batch]:
     Args:
         verify_data: Array or `tf.data.Dataset` of batches, of the input or,
             for several inputs, a list of them (dictionaries by input name).
-            The `y` of a data set's pairs `(x, y)` are labels if they can be:
-            one class number, or one row of the output's width with a single
-            1 among zeros, a sample.
+            The `y` of a pair `(x, y)`, given or of a data set, are labels if
+            they can be: one class number, or one row of the output's width
+            with a single 1 among zeros, a sample.
         model: Model whose inputs they are.
 
     Raises:
@@ -211,18 +211,19 @@ def batches_of(verify_data, model: keras.Model) -> Iterator[Batch]:
 
 
 def _raw_batches(verify_data, model):
-    if not isinstance(verify_data, tf.data.Dataset):
-        yield _inputs_of(verify_data, model), None
-        return
-    if verify_data.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(
-            "`verify_data` must end. Received: an infinite data set. Use "
-            "`.take(count)`."
-        )
-    for element in verify_data.as_numpy_iterator():
-        labels = None
+    elements = [verify_data]
+    if isinstance(verify_data, tf.data.Dataset):
+        if verify_data.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(
+                "`verify_data` must end. Received: an infinite data set. Use "
+                "`.take(count)`."
+            )
+        elements = verify_data.as_numpy_iterator()
+    for element in elements:
+        y = None
         if isinstance(element, tuple):
-            element, labels = element[0], _labels_of(element[1], model)
+            element, y, _ = keras.utils.unpack_x_y_sample_weight(element)
+        labels = None if y is None else _labels_of(y, model)
         yield _inputs_of(element, model), labels
 
 
@@ -256,8 +257,9 @@ def _inputs_of(element, model) -> list[np.ndarray]:
         element = [element]
     if len(element) != len(names):
         raise ValueError(
-            f"`verify_data` must hold one array for each of the inputs {names}."
-            f" Received: {len(element)} arrays."
+            f"`verify_data` must hold one array for each of the inputs {names},"
+            " in a list, or be a tuple `(x, y)` of inputs and labels. Received:"
+            f" {len(element)} arrays."
         )
     pairs = zip(element, model.inputs, strict=True)
     return [np.asarray(array).astype(x.dtype) for array, x in pairs]

@@ -115,13 +115,17 @@ class BatchesTest(parameterized.TestCase):
     def test_labels(self, form, are_labels):
         model = _linear([[1.0, 0.0, 2.0], [1.0, 1.0, 0.0]])
         y = np.arange(150) % 3
-        data = tf.data.Dataset.from_tensor_slices((self.data, form(y)))
-        batches = list(verify.batches_of(data.batch(100), model))
-        if are_labels:
-            labels = np.concatenate([batch.labels for batch in batches])
-            np.testing.assert_array_equal(labels, y)
-        else:
-            self.assertIsNone(batches[0].labels)
+        pair = self.data, form(y)
+        data = tf.data.Dataset.from_tensor_slices(pair)
+        for given in (pair, data.batch(100)):
+            batches = list(verify.batches_of(given, model))
+            rows = np.concatenate([batch.inputs[0] for batch in batches])
+            np.testing.assert_array_equal(rows, self.data)
+            if are_labels:
+                labels = np.concatenate([batch.labels for batch in batches])
+                np.testing.assert_array_equal(labels, y)
+            else:
+                self.assertIsNone(batches[0].labels)
 
     def test_endless_data(self):
         data = tf.data.Dataset.from_tensor_slices(self.data).repeat()
