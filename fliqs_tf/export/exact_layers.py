@@ -32,12 +32,14 @@ class Affine(keras.layers.Layer):
         self, source: keras.layers.BatchNormalization, slots: Slots, **kwargs
     ):
         super().__init__(**kwargs)
-        factor = tf.math.rsqrt(source.moving_variance + source.epsilon)
+        mean = _float32(source.moving_mean)
+        variance = _float32(source.moving_variance)
+        factor = tf.math.rsqrt(variance + source.epsilon)
         if source.scale:
-            factor *= source.gamma
-        offset = -source.moving_mean * factor
+            factor *= _float32(source.gamma)
+        offset = -mean * factor
         if source.center:
-            offset = source.beta - source.moving_mean * factor
+            offset = _float32(source.beta) - mean * factor
         self._axis = source.axis
         self._slots = slots
         self._factor = slots.add(factor)
@@ -172,3 +174,8 @@ class AveragePooling(keras.layers.Layer):
         stride = self._strides[axis]
         last = start + (self._sizes[axis] - 1) * stride
         return slice(start, last + 1, stride)
+
+
+def _float32(weight):
+    # Models may have weights in half precision, too.
+    return keras.ops.cast(weight, "float32")

@@ -168,10 +168,9 @@ def _separate_outputs(graph) -> list[int]:
 
 def _join_outputs(graph, names) -> None:
     """Makes outputs of what the copies of these names were made of."""
-    for operator in list(graph.operators):
-        if operator.outputs and graph.name(int(operator.outputs[0])) in names:
-            source, copy = int(operator.inputs[0]), int(operator.outputs[0])
-            graph.move_outputs({copy: source})
+    for copy, operator in graph.producers.items():
+        if graph.name(copy) in names:
+            graph.move_outputs({copy: int(operator.inputs[0])})
             graph.operators.remove(operator)
 
 

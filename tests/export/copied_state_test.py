@@ -143,6 +143,20 @@ class PrecisionTest(parameterized.TestCase):
             np.abs(made(self._data()) - model(self._data())).max(), 0.05
         )
 
+    @parameterized.parameters("mixed_bfloat16", "float16")
+    def test_batch_norm_has_the_bits_of_the_twin(self, policy):
+        keras.config.set_dtype_policy(policy)
+        self.addCleanup(keras.config.set_dtype_policy, "float32")
+        inputs = keras.Input(small_models.IMAGE)
+        x = _L.Conv2D(8, 3, use_bias=False)(inputs)
+        x = _L.ReLU()(_L.BatchNormalization()(x))
+        model = keras.Model(inputs, _L.Dense(3)(_L.Flatten()(x)))
+        keras.config.set_dtype_policy("float32")
+        model = small_models.fixed(small_models.shaken(model), "int4")
+        path = self.create_tempdir().full_path + "/model"
+        report = export_tflite(model, path, "fake_quant", small_models.images())
+        self.assertEqual(report.verification.max_relative_error, 0.0)
+
     @parameterized.product(
         policy=("mixed_bfloat16", "mixed_float16"),
         export=(export_tflite, export_onnx),

@@ -228,6 +228,7 @@ class StaticTest(_IntegerTestCase):
             lambda x, y, z: [y, z],
             lambda x, y, z: {"z": z, "y": y, "x": x},
             lambda x, y, z: [z, z * 2.0, -y, z],
+            lambda x, y, z: [*keras.ops.split(y, 2, axis=-1), y, z],
         ),
     )
     def test_outputs_that_are_read_inside(self, activations, outputs):
