@@ -11,8 +11,9 @@ from fliqs_tf.config import TrainConfig
 # Of TensorFlow's reference trainings of MobileNet and EfficientNet.
 _RMSPROP = {"rho": 0.9, "momentum": 0.9}
 _RMSPROP_EPSILON = 1e-3
-# Biases, norms, and learned ranges, which decay would narrow.
-_NOT_DECAYED = ["bias", "gamma", "beta", "_range$"]
+# Biases, norms, and learned ranges, which decay would narrow. The names of
+# TensorFlow are paths, and end in the number of an output.
+_NOT_DECAYED = [r"(^|/)(bias|gamma|beta|\w+_range)(:\d+)?$"]
 
 
 @keras.saving.register_keras_serializable(package="fliqs_tf")
@@ -88,7 +89,7 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """Builds the optimizer of a run.
 
-    Weight decay is decoupled and leaves biases and norms alone.
+    Weight decay is decoupled and leaves biases, norms and learned ranges alone.
 
     Args:
         config: The run.

@@ -47,7 +47,7 @@ class LengthTest(SearchTestCase):
                 self.model.set_weights(self.best)
 
         search = make_search()
-        with self.assertLogs(level="WARNING") as logs:
+        with self.assertLogs("absl", level="WARNING") as logs:
             search.fit(make_data(), epochs=4, verbose=0, callbacks=[Restore()])
         self.assertIn("weights of step 4", logs.output[0])
         self.assertIn("start_from_epoch", logs.output[0])
@@ -65,7 +65,7 @@ class LengthTest(SearchTestCase):
     def test_best_model_of_a_search_that_has_not_ended(self):
         search = make_search()
         search.fit(make_data(), epochs=4, verbose=0, callbacks=[StopAfter(2)])
-        with self.assertLogs(level="WARNING") as logs:
+        with self.assertLogs("absl", level="WARNING") as logs:
             search.best_model()
         self.assertIn("step 8 of 16", logs.output[0])
 
@@ -96,7 +96,7 @@ class DataTest(SearchTestCase):
             model=keras.Model(inputs, x), cost_target=None, metrics=()
         )
         y = np.zeros(64, "int32")
-        with self.assertNoLogs(level="WARNING"):
+        with self.assertNoLogs("absl", level="WARNING"):
             search.fit(given, y, batch_size=16, epochs=4, verbose=0)
         norm = search.searchable_model.get_layer("norm")
         # Means over batches, that a momentum of 0.999 would have left near 0.
@@ -121,11 +121,11 @@ class DataTest(SearchTestCase):
             search.fit(batches(), steps_per_epoch=2, epochs=2, verbose=0)
 
         if norm:
-            with self.assertLogs(level="WARNING") as logs:
+            with self.assertLogs("absl", level="WARNING") as logs:
                 fit()
             self.assertIn("fliqs.recalibrate", logs.output[0])
         else:
-            with self.assertNoLogs(level="WARNING"):
+            with self.assertNoLogs("absl", level="WARNING"):
                 fit()
         self.assertEqual(int(search.frozen), 1)
 
