@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -161,6 +162,7 @@ class PrecisionTest(parameterized.TestCase):
         policy=("mixed_bfloat16", "mixed_float16"),
         export=(export_tflite, export_onnx),
     )
+    @pytest.mark.slow
     def test_files(self, policy, export):
         path = self.create_tempdir().full_path + "/model"
         report = export(self._fixed(policy), path, verify_data=self._data())
