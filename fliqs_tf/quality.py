@@ -15,7 +15,7 @@ def accuracy(y, y_pred, loss: Any):
         y: Targets of the batch: class numbers, one-hot rows, or, under a binary
             crossentropy, zeros and ones.
         y_pred: Output `(batch, ..., classes)`.
-        loss: Loss that the model was compiled with. A binary crossentropy
+        loss: What the model was compiled with. A binary crossentropy
             tells what a prediction of 1 is: more than 1/2, or a logit above 0.
 
     Returns:
@@ -26,7 +26,9 @@ def accuracy(y, y_pred, loss: Any):
             that is no crossentropy.
     """
     outputs = len(keras.tree.flatten(y_pred))
-    loss = keras.losses.get(loss)
+    # By the name of an output, or in a list, as Keras takes them.
+    losses = keras.tree.flatten(loss)
+    loss = keras.losses.get(losses[0]) if len(losses) == 1 else losses
     name = getattr(loss, "__name__", type(loss).__name__)
     is_keras = getattr(loss, "__module__", "").startswith("keras.")
     # Of a class or a function: BinaryCrossentropy, binary_crossentropy.

@@ -24,6 +24,13 @@ class AccuracyTest(parameterized.TestCase):
         y = y[:, None]
         self.assertEqual(float(quality.accuracy(y, _LOGITS, loss)), 0.75)
 
+    @parameterized.parameters(lambda loss: {"head": loss}, lambda loss: [loss])
+    def test_losses_by_output(self, form):
+        y = np.float32([[0], [1], [1], [1]])
+        y_pred = np.float32([[-2], [0.2], [0.3], [3]])
+        loss = form(keras.losses.BinaryCrossentropy(from_logits=True))
+        self.assertEqual(float(quality.accuracy(y, y_pred, loss)), 1.0)
+
     def test_one_hot_rows(self):
         y = np.eye(3, dtype="float32")[[0, 1, 2, 0]]
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
