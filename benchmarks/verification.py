@@ -35,7 +35,7 @@ def _functions():
     model = fliqs.models.get(
         "mlperf_tiny_resnet8", input_shape=(32, 32, 3), classes=10
     )
-    fixed = fliqs.to_fixed(model, fliqs.Assignment.uniform(model, "int4"))
+    fixed = fliqs.to_fixed(model, "int4")
     images = np.random.default_rng(0).standard_normal(
         (_SAMPLES.value, 32, 32, 3), "float32"
     )

@@ -7,12 +7,13 @@ import time
 
 import h5py
 import keras
-import numpy as np
 import tensorflow as tf
 
 from fliqs_tf.files import read_json
 from fliqs_tf.files import write_json
+from fliqs_tf.random_states import random_states
 from fliqs_tf.search_model import SearchModel
+from fliqs_tf.search_run import check_finite
 from fliqs_tf.switching import switching_errors
 
 # Where a file of weights has what Keras does not write.
@@ -154,10 +155,7 @@ class Backup(keras.callbacks.Callback):
 
 def _random_states(model):
     """States of a model's random generators, but of those it saves itself."""
-    if isinstance(model, SearchModel):
-        return []
-    saved = {id(variable) for variable in model.weights}
-    return [v for v in model.non_trainable_variables if id(v) not in saved]
+    return [] if isinstance(model, SearchModel) else random_states(model)
 
 
 class FiniteLoss(keras.callbacks.Callback):
@@ -168,11 +166,4 @@ class FiniteLoss(keras.callbacks.Callback):
     """
 
     def on_train_batch_end(self, batch, logs=None):
-        loss = float((logs or {}).get("loss", 0.0))
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss must stay finite. Received: loss={loss} at batch "
-                f"{batch} of an epoch. Look for NaN or infinity in the data, "
-                "or lower the learning rate; the checkpoint of the epoch "
-                "before is untouched."
-            )
+        check_finite(logs, f"batch {batch} of an epoch")

@@ -17,7 +17,7 @@ RANGES = ("dynamic", "ema", "percentile", "lsq")
 SIGNEDNESS = ("symmetric", "unsigned", "affine")
 # Enough for a tail of one in a thousand, and quick to sort.
 _SAMPLE = 2**16
-# Of more than 12 odd numbers in a row one is prime to any size below 2**18.
+# Sizes have few prime factors: fewer odd numbers in a row all share one.
 _CANDIDATES = 32
 
 

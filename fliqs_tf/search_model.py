@@ -24,8 +24,8 @@ from fliqs_tf.layers.base import walk
 from fliqs_tf.policy import Policy
 from fliqs_tf.quality import QUALITIES
 from fliqs_tf.quality import accuracy
+from fliqs_tf.random_states import random_states
 from fliqs_tf.search_run import SearchRun
-from fliqs_tf.search_run import inputs_of
 from fliqs_tf.search_run import value_of
 from fliqs_tf.space import Rule
 
@@ -354,9 +354,7 @@ class SearchModel(keras.Model):
             ValueError: If the number of steps is unknown.
             FloatingPointError: If the loss becomes NaN or infinite.
         """
-        run = SearchRun(
-            inputs_of(x, batch_size or 32), kwargs.get("initial_epoch", 0)
-        )
+        run = SearchRun(x, batch_size or 32, kwargs.get("initial_epoch", 0))
         given = [] if callbacks is None else callbacks
         given = given if isinstance(given, list | tuple) else [given]
         return super().fit(
@@ -403,19 +401,12 @@ class SearchModel(keras.Model):
         )
 
     def _random_states(self):
-        """States of random generators of the searched model (of dropout)."""
-        model = self.searchable_model
-        saved = {id(variable) for variable in model.weights}
-        return {
-            f"random_state_{number}": variable
-            for number, variable in enumerate(
-                v for v in model.non_trainable_variables if id(v) not in saved
-            )
-        }
+        """Key -> state of a random generator of the searched model."""
+        states = random_states(self.searchable_model)
+        return {f"random_state_{n}": state for n, state in enumerate(states)}
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        # Keras saves them nowhere, and a run must resume exactly.
         for key, variable in self._random_states().items():
             store[key] = ops.convert_to_numpy(variable)
 

@@ -17,14 +17,15 @@ class SearchRun(keras.callbacks.Callback):
     """What a run needs from the host; `SearchModel.fit` adds it.
 
     Args:
-        inputs: Data for the batch-norm statistics at the freeze, see
-            `inputs_of`; `None` if there are none.
+        x: That of `fit`: data for the batch-norm statistics at the freeze.
+        batch_size: Likewise, of arrays.
         initial_epoch: That of `fit`.
     """
 
-    def __init__(self, inputs: tf.data.Dataset | None, initial_epoch: int = 0):
+    def __init__(self, x: Any, batch_size: int, initial_epoch: int):
         super().__init__()
-        self._inputs = inputs
+        self._x = x
+        self._batch_size = batch_size
         self._initial_epoch = initial_epoch
         self._found = None
 
@@ -51,14 +52,7 @@ class SearchRun(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._step = self._first_step + batch + 1
-        loss = float((logs or {}).get("loss", 0.0))
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss must stay finite. Received: loss={loss} at step "
-                f"{self._step}. Look for NaN or infinity in the data, or lower "
-                "the learning rate; a checkpoint of an earlier epoch is "
-                "untouched."
-            )
+        check_finite(logs, f"step {self._step}")
         self._freeze_if_due(self._step)
 
     def on_train_end(self, logs=None):
@@ -90,9 +84,10 @@ class SearchRun(keras.callbacks.Callback):
 
     def _recalibrate(self):
         model = self.model
-        if self._inputs is not None:
+        inputs = inputs_of(self._x, self._batch_size)
+        if inputs is not None:
             model._choose(model.frozen_sample, quantize_inputs=True)
-            recalibrate(model.searchable_model, self._inputs)
+            recalibrate(model.searchable_model, inputs)
         elif batch_norms(model.searchable_model):
             logging.warning(
                 "Batch-norm statistics are not re-estimated at the freeze, for "
@@ -120,6 +115,22 @@ def inputs_of(x: Any, batch_size: int) -> tf.data.Dataset | None:
     if isinstance(drawn, list | tuple):
         drawn = (tuple(drawn),)
     return tf.data.Dataset.from_tensor_slices(drawn).batch(batch_size)
+
+
+def check_finite(logs: dict[str, Any] | None, place: str) -> None:
+    """Raises a `FloatingPointError` for a loss that is NaN or infinite.
+
+    Args:
+        logs: What Keras hands to a callback.
+        place: Where in the run, for the error.
+    """
+    loss = float((logs or {}).get("loss", 0.0))
+    if not np.isfinite(loss):
+        raise FloatingPointError(
+            f"The loss must stay finite. Received: loss={loss} at {place}. "
+            "Look for NaN or infinity in the data, or lower the learning rate; "
+            "a checkpoint of an earlier epoch is untouched."
+        )
 
 
 def value_of(variable):

@@ -20,7 +20,6 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from fliqs_tf.assignment import Assignment
 from fliqs_tf.convert import to_fixed
 from fliqs_tf.cost_tables import VERSION
 from fliqs_tf.costs import profile
@@ -98,10 +97,7 @@ def model_time(
         Format -> microseconds for one sample.
     """
     files = {
-        fmt: _content(
-            to_fixed(model, Assignment.uniform(model, fmt)), activations
-        )
-        for fmt in formats
+        fmt: _content(to_fixed(model, fmt), activations) for fmt in formats
     }
     times = median_times(files, rounds, threads)
     return {fmt: seconds * _MICRO for fmt, seconds in times.items()}
