@@ -11,7 +11,7 @@ from fliqs_tf.formats import get_format
 _DPI = 120
 _FLOAT_HATCH = "//"
 # From this ratio of costs on, an axis of costs is logarithmic.
-_LOGARITHMIC = 8.0
+_LOGARITHMIC = 5.0
 _MARKERS = "os^v"
 
 
@@ -178,7 +178,7 @@ def pareto(
 ) -> None:
     """Draws quality against cost, one series a method, and the front.
 
-    The axis of the cost is logarithmic where costs differ by more than 8.
+    The axis of the cost is logarithmic where costs differ by more than 5.
 
     Args:
         points: Dictionaries with `method`, `cost` and `quality`; those of one
