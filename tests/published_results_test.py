@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 from absl.testing import absltest
-from absl.testing import parameterized
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _COMMAND = re.compile(r"^    (python -m fliqs_tf\.bin\.study (.+))$", re.M)
@@ -32,18 +31,21 @@ for command, arguments, folder in json.loads(sys.argv[1]):
 """
 
 
-class PublishedResultsTest(parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.folder = pathlib.Path(absltest.get_default_test_tmpdir())
+class PublishedResultsTest(absltest.TestCase):
+    def test_every_folder_of_results_is_a_study(self):
+        studies = {path.parent / "results" for path in _REPORTS}
+        folders = set((_ROOT / "docs" / "results").glob("*/results"))
+        self.assertNotEmpty(folders)
+        self.assertEmpty(folders - studies)
+
+    def test_reports_are_what_their_commands_make_of_their_results(self):
+        folder = pathlib.Path(self.create_tempdir().full_path)
         jobs = []
         for path in _REPORTS:
             command, arguments = _COMMAND.search(
                 path.read_text("utf-8")
             ).groups()
-            copy = cls.folder / path.parent.name
-            shutil.rmtree(copy, ignore_errors=True)
+            copy = folder / path.parent.name
             shutil.copytree(path.parent, copy)
             (copy / "report.md").unlink()
             jobs.append((command, arguments.split(), str(copy)))
@@ -53,21 +55,13 @@ class PublishedResultsTest(parameterized.TestCase):
             capture_output=True,
             text=True,
         )
-        if result.returncode:
-            raise AssertionError(result.stderr)
-
-    def test_every_folder_of_results_is_a_study(self):
-        studies = {path.parent / "results" for path in _REPORTS}
-        folders = set((_ROOT / "docs" / "results").glob("*/results"))
-        self.assertNotEmpty(folders)
-        self.assertEmpty(folders - studies)
-
-    @parameterized.named_parameters(
-        (path.parent.name, path) for path in _REPORTS
-    )
-    def test_a_report_is_what_its_command_makes_of_its_results(self, path):
-        redrawn = self.folder / path.parent.name / "report.md"
-        self.assertEqual(redrawn.read_text("utf-8"), path.read_text("utf-8"))
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for path in _REPORTS:
+            with self.subTest(path.parent.name):
+                redrawn = folder / path.parent.name / "report.md"
+                self.assertEqual(
+                    redrawn.read_text("utf-8"), path.read_text("utf-8")
+                )
 
 
 if __name__ == "__main__":
