@@ -1,5 +1,6 @@
 import os
 import pathlib
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest
@@ -68,6 +69,17 @@ class PlotsTest(absltest.TestCase):
         ]
         plots.pareto(points, self.path, "cost (GBOPs)", "accuracy (%)")
         self.assertIsPicture()
+
+    def test_pareto_of_costs_far_apart_is_logarithmic(self):
+        for dearest, scale in ((5.0, "linear"), (5.1, "log")):
+            points = [
+                {"method": "a", "cost": cost, "quality": 90.0}
+                for cost in (1.0, dearest)
+            ]
+            with mock.patch.object(plots, "_save") as save:
+                plots.pareto(points, self.path)
+            figure, _ = save.call_args.args
+            self.assertEqual(figure.axes[0].get_xscale(), scale)
 
     def test_pareto_without_points(self):
         with self.assertRaisesRegex(ValueError, "Received: none"):

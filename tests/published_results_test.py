@@ -11,11 +11,12 @@ from absl.testing import absltest
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _COMMAND = re.compile(r"^    (python -m fliqs_tf\.bin\.study (.+))$", re.M)
-_REPORTS = sorted(
-    path
-    for path in (_ROOT / "docs" / "results").glob("*/report.md")
-    if _COMMAND.search(path.read_text("utf-8"))
-)
+# Folder -> the report in it, its command, and that command's arguments.
+_STUDIES = {
+    path.parent: (page, *match.groups())
+    for path in sorted((_ROOT / "docs" / "results").glob("*/report.md"))
+    if (match := _COMMAND.search(page := path.read_text("utf-8")))
+}
 
 # Flags are read in a process of their own: they are global.
 _REDRAW = """
@@ -33,20 +34,17 @@ for command, arguments, folder in json.loads(sys.argv[1]):
 
 class PublishedResultsTest(absltest.TestCase):
     def test_every_folder_of_results_is_a_study(self):
-        studies = {path.parent / "results" for path in _REPORTS}
-        folders = set((_ROOT / "docs" / "results").glob("*/results"))
+        results = (_ROOT / "docs" / "results").glob("*/results")
+        folders = {path.parent for path in results}
         self.assertNotEmpty(folders)
-        self.assertEmpty(folders - studies)
+        self.assertEmpty(folders - set(_STUDIES))
 
     def test_reports_are_what_their_commands_make_of_their_results(self):
         folder = pathlib.Path(self.create_tempdir().full_path)
         jobs = []
-        for path in _REPORTS:
-            command, arguments = _COMMAND.search(
-                path.read_text("utf-8")
-            ).groups()
-            copy = folder / path.parent.name
-            shutil.copytree(path.parent, copy)
+        for study, (_, command, arguments) in _STUDIES.items():
+            copy = folder / study.name
+            shutil.copytree(study, copy)
             (copy / "report.md").unlink()
             jobs.append((command, arguments.split(), str(copy)))
         result = subprocess.run(
@@ -56,12 +54,10 @@ class PublishedResultsTest(absltest.TestCase):
             text=True,
         )
         self.assertEqual(result.returncode, 0, result.stderr)
-        for path in _REPORTS:
-            with self.subTest(path.parent.name):
-                redrawn = folder / path.parent.name / "report.md"
-                self.assertEqual(
-                    redrawn.read_text("utf-8"), path.read_text("utf-8")
-                )
+        for study, (page, _, _) in _STUDIES.items():
+            with self.subTest(study.name):
+                redrawn = folder / study.name / "report.md"
+                self.assertEqual(redrawn.read_text("utf-8"), page)
 
 
 if __name__ == "__main__":
