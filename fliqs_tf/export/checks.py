@@ -73,6 +73,43 @@ def check_model(model) -> None:
         )
 
 
+def check_call(
+    given: keras.Model, fixed: keras.Model, arrays: Sequence[np.ndarray]
+) -> None:
+    """Raises a `ValueError` if a model computes more than its layers do.
+
+    Only the graph of a model is exported, so a class with a `call` of its own
+    must come to the same.
+
+    Args:
+        given: Functional or Sequential model, of whichever class.
+        fixed: The graph of the same layers.
+        arrays: A batch, one array for each input.
+    """
+    if type(given) in (keras.Sequential, keras.src.models.Functional):
+        return
+    tensors = [tf.convert_to_tensor(array) for array in arrays]
+    inputs = keras.tree.pack_sequence_as(fixed.input, tensors)
+    if isinstance(given, keras.Sequential):
+        (inputs,) = tensors
+    received = keras.tree.flatten(given(inputs, training=False))
+    received = [np.asarray(y) for y in received]
+    expected = _outputs(fixed, arrays)
+    shapes = [[y.shape for y in outputs] for outputs in (received, expected)]
+    if shapes[0] == shapes[1]:
+        count = len(agreement.deviating(received, expected, modes.TOLERANCE))
+        if not count:
+            return
+        found = f"deviates on {count} of {len(arrays[0])} samples"
+    else:
+        found = f"has outputs of shapes {shapes[0]} instead of {shapes[1]}"
+    raise ValueError(
+        "`fixed` must compute what its layers do, from its inputs to its "
+        f"outputs. Received: {type(given).__name__}, whose own `call` {found}. "
+        "Make that a part of the graph: `keras.Model(inputs, fixed(inputs))`."
+    )
+
+
 def check_copy(fixed: keras.Model, arrays: Sequence[np.ndarray]) -> None:
     """Raises a `ValueError` if a copy of `fixed` computes something else.
 
@@ -84,11 +121,7 @@ def check_copy(fixed: keras.Model, arrays: Sequence[np.ndarray]) -> None:
         arrays: A batch, one array for each input.
     """
     copy = twin.copy(fixed)
-    tensors = [tf.convert_to_tensor(array) for array in arrays]
-    received, expected = (
-        [np.asarray(y) for y in litert.call(model, tensors)]
-        for model in (copy, fixed)
-    )
+    received, expected = _outputs(copy, arrays), _outputs(fixed, arrays)
     found = agreement.deviating(received, expected, modes.TOLERANCE)
     if not found:
         return
@@ -106,6 +139,11 @@ def check_copy(fixed: keras.Model, arrays: Sequence[np.ndarray]) -> None:
         "Keep what a layer computes with in weights or in `get_config`, or "
         "give it `save_own_variables` and `load_own_variables`."
     )
+
+
+def _outputs(model, arrays) -> list[np.ndarray]:
+    tensors = [tf.convert_to_tensor(array) for array in arrays]
+    return [np.asarray(y) for y in litert.call(model, tensors)]
 
 
 def check_choice(name: str, value: str, options) -> None:

@@ -109,8 +109,9 @@ def export_onnx(
     onnx_graph.check_packages()
     if activations == "fake_quant":
         modes.check_learned_ranges(fixed, activations)
-    fixed = twin.uncompiled(fixed)
+    given, fixed = fixed, twin.uncompiled(fixed)
     head, batches, data = verify.first_batches(verify_data, fixed)
+    checks.check_call(given, fixed, head[0].inputs)
     checks.check_copy(fixed, head[0].inputs)
     references = _references(fixed, activations, tolerance, accuracy_drop)
     marks = onnx_inputs.Marks()

@@ -114,8 +114,9 @@ def export_recipe(
             f"is for. Received: path={str(path)!r}, the same file. Choose "
             "another name, 'recipe.json' for example."
         )
-    fixed = twin.uncompiled(fixed)
+    given, fixed = fixed, twin.uncompiled(fixed)
     head, batches, data = verify.first_batches(verify_data, fixed)
+    checks.check_call(given, fixed, head[0].inputs)
     checks.check_copy(fixed, head[0].inputs)
     graph = Graph(content)
     matches = _matches(graph, fixed, float_file)

@@ -115,8 +115,9 @@ def export_tflite(
     checks.check_choice("containers", containers, CONTAINERS)
     modes.check_products(fixed, activations)
     modes.check_ranges(fixed, activations)
-    fixed = twin.uncompiled(fixed)
+    given, fixed = fixed, twin.uncompiled(fixed)
     head, batches, data = verify.first_batches(verify_data, fixed)
+    checks.check_call(given, fixed, head[0].inputs)
     checks.check_copy(fixed, head[0].inputs)
     samples = [batch.inputs for batch in head]
     graph = modes.convert(fixed, activations, containers, samples)

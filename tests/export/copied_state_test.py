@@ -10,6 +10,7 @@ from fliqs_tf.export import export_onnx
 from fliqs_tf.export import export_recipe
 from fliqs_tf.export import export_tflite
 from fliqs_tf.export import twin
+from fliqs_tf.export.runner import Runner
 from fliqs_tf.layers.base import walk
 from tests.export import small_models
 
@@ -26,6 +27,33 @@ class _Shift(keras.layers.Layer):
 
     def get_config(self):
         return super().get_config()
+
+
+@keras.saving.register_keras_serializable("tests")
+class _Tripled(keras.Model):
+    """Computes more than its graph."""
+
+    def call(self, x, training=None):
+        return 3.0 * super().call(x, training=training)
+
+
+class _Twice(keras.Model):
+    """Has an output more than its graph."""
+
+    def call(self, x, training=None):
+        return 2 * [super().call(x, training=training)]
+
+
+class _Negated(keras.Sequential):
+    def call(self, x, training=None):
+        return -super().call(x, training=training)
+
+
+class _TrainedOtherwise(keras.Model):
+    """Computes what its graph does."""
+
+    def train_step(self, data):
+        return {}
 
 
 def _images():
@@ -111,6 +139,73 @@ class StateTest(parameterized.TestCase):
                 ValueError, f"deviates on 64 of 64 samples, first {place}"
             ):
                 export()
+
+
+class SubclassTest(parameterized.TestCase):
+    """Graphs of a class with a `call` of its own."""
+
+    def setUp(self):
+        super().setUp()
+        self.path = self.create_tempdir().full_path + "/model"
+        self.inputs = keras.Input((4,))
+        model = keras.Model(self.inputs, _L.Dense(3)(self.inputs))
+        data = np.random.default_rng(0).standard_normal((9, 4))
+        self.data = data.astype("float32")
+        self.fixed = small_models.fixed(model, "int8", self.data)
+
+    def _of_class(self, cls):
+        return cls(self.fixed.inputs, self.fixed.outputs)
+
+    def _exports(self):
+        float_file = self.path + ".tflite"
+        export_tflite(self.fixed, float_file, containers="float32")
+        return (
+            *(
+                lambda model, mode=mode: export_tflite(
+                    model, self.path, mode, self.data, allow_mismatch=True
+                )
+                for mode in ("float", "fake_quant", "int8", "dynamic")
+            ),
+            lambda model: export_onnx(model, self.path, verify_data=self.data),
+            lambda model: export_recipe(
+                model, self.path, float_file, verify_data=self.data
+            ),
+        )
+
+    def test_another_result_is_refused_in_every_mode(self):
+        model = self._of_class(_Tripled)
+        for export in self._exports():
+            with self.assertRaisesRegex(
+                ValueError,
+                "must compute what its layers do.*Received: _Tripled, whose own"
+                r" `call` deviates on 9 of 9 samples.*Model\(inputs, fixed\(",
+            ):
+                export(model)
+
+    def test_another_number_of_outputs(self):
+        with self.assertRaisesRegex(
+            ValueError, r"_Twice.*shapes \[\(9, 3\), \(9, 3\)\] instead of"
+        ):
+            export_tflite(self._of_class(_Twice), self.path, "float", self.data)
+
+    def test_sequential(self):
+        model = _Negated(self.fixed.layers)
+        with self.assertRaisesRegex(ValueError, "_Negated.*9 of 9 samples"):
+            export_tflite(model, self.path, verify_data=self.data)
+
+    def test_the_way_out(self):
+        model = keras.Model(self.inputs, self._of_class(_Tripled)(self.inputs))
+        export_tflite(model, self.path, "fake_quant", self.data)
+        with open(self.path, "rb") as file:
+            (made,) = Runner(file.read())([self.data])
+        expected = 3.0 * self.fixed(self.data)
+        np.testing.assert_allclose(made, expected, rtol=1e-6)
+
+    def test_the_same_result_is_exported(self):
+        report = export_tflite(
+            self._of_class(_TrainedOtherwise), self.path, verify_data=self.data
+        )
+        self.assertTrue(report.verification.passed)
 
 
 class PrecisionTest(parameterized.TestCase):
