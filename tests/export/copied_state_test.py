@@ -154,7 +154,7 @@ class SubclassTest(parameterized.TestCase):
         self.fixed = small_models.fixed(model, "int8", self.data)
 
     def _of_class(self, cls):
-        return cls(self.fixed.inputs, self.fixed.outputs)
+        return cls(self.fixed.inputs, self.fixed.outputs, name="net")
 
     def _exports(self):
         float_file = self.path + ".tflite"
