@@ -131,6 +131,7 @@ class Tally:
         self._errors: list = []
         self._agreements: list = []
         self._magnitudes: list = []
+        self._is_finite: list = []
         self._squares: list = []
         self._right: list = []
         self._replays: list = []
@@ -161,6 +162,7 @@ class Tally:
             np.all([_same_argmax(*pair) for pair in pairs], 0)
         )
         self._magnitudes.append([_magnitude(y) for y in expected])
+        self._is_finite.append([np.isfinite(y).any() for y in expected])
         self._squares.append([_squares(*pair) for pair in pairs])
         self._replays.append(_replay_errors(received, replays or {}))
         self._right.append(None)
@@ -169,7 +171,12 @@ class Tally:
             self._right[-1] = [y.argmax(-1) == labels for y in pairs[0]]
 
     def result(self, data: str, bounds: Bounds) -> Agreement:
-        """Returns the comparison of all that was added."""
+        """Returns the comparison of all that was added.
+
+        Raises:
+            ValueError: If an output of the reference has no finite number.
+        """
+        _check_finite(self._is_finite)
         scale = np.max(self._magnitudes, axis=0)
         # An output that is zero throughout has no scale: errors count as they
         # are.
@@ -280,6 +287,18 @@ def _check_outputs(pairs):
             f"element types. Received: (file, Keras) = {kinds}. The runtime "
             "computes some layer differently; replace those that are not "
             "common ones, one by one."
+        )
+
+
+def _check_finite(is_finite):
+    """NaN agrees with NaN, so that a comparison of nothing else is none."""
+    missing = np.flatnonzero(~np.any(is_finite, axis=0))
+    if missing.size:
+        raise ValueError(
+            "The Keras model must compute finite numbers for a file to be "
+            f"compared with. Received: none in outputs {missing.tolist()}. "
+            "Look for NaN in its weights, and preprocess `verify_data` as for "
+            "training."
         )
 
 

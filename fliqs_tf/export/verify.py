@@ -191,11 +191,14 @@ def batches_of(verify_data, model: keras.Model) -> Iterator[Batch]:
         model: Model whose inputs they are.
 
     Raises:
-        ValueError: If there is no sample, or a shape is not the model's.
+        ValueError: If there is no sample, a shape is not the model's, or a
+            number is not finite: outputs of NaN agree with any others of NaN,
+            whatever a file computes.
     """
     found = False
     for arrays, labels in _raw_batches(verify_data, model):
         _check_shapes(arrays, model)
+        _check_finite(arrays, model)
         for start in range(0, len(arrays[0]), BATCH_SIZE):
             found = True
             part = slice(start, start + BATCH_SIZE)
@@ -283,3 +286,18 @@ def _check_shapes(arrays, model):
             "`verify_data` must hold as many samples for every input. "
             f"Received: {[len(array) for array in arrays]}."
         )
+
+
+def _check_finite(arrays, model):
+    for array, tensor in zip(arrays, model.inputs, strict=True):
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            continue
+        axes = tuple(range(1, array.ndim))
+        is_finite = np.isfinite(array).all(axis=axes)
+        if not is_finite.all():
+            raise ValueError(
+                f"`verify_data` for input {tensor.name!r} must hold finite "
+                f"numbers. Received: {np.sum(~is_finite)} of {len(array)} "
+                "samples with NaN or infinity. Leave these out, and preprocess "
+                "as for training."
+            )

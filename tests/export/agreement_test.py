@@ -55,6 +55,12 @@ class MaxTest(parameterized.TestCase):
             self.assertTrue(_compare([[nan, 1]], [[nan, 1]], bounds).passed)
 
     @parameterized.parameters("-inf", "inf", "nan")
+    def test_output_without_a_finite_number_proves_nothing(self, value):
+        outputs = [[float(value)] * 2] * 3
+        with self.assertRaisesRegex(ValueError, r"none in outputs \[0\]"):
+            _compare(outputs, outputs, self.bounds)
+
+    @parameterized.parameters("-inf", "inf", "nan")
     def test_values_that_are_not_finite_give_no_scale(self, value):
         value = float(value)
         # An error of 0.1 where the largest finite output is 2.

@@ -107,12 +107,22 @@ class DataTest(_BadInputTestCase):
             (np.zeros((3, 5)), r"shape \(None, 4\). Received: shape=\(3, 5\)"),
             (np.zeros(4), r"shape \(None, 4\). Received: shape=\(4,\)"),
             ([np.zeros((2, 4))] * 2, "one array for each.*Received: 2 arrays"),
+            # Of which any file would be right.
+            (np.full((3, 4), np.nan), "finite numbers. Received: 3 of 3 sam"),
+            (np.diag([1, 1, 1, np.inf]), "finite numbers. Received: 1 of 4"),
         ),
     )
     def test_verify_data(self, export, case):
         data, message = case
         with self.assertRaisesRegex(ValueError, message):
             export(self.model, self.path, verify_data=data)
+        self.assertEmpty(os.listdir(self.folder))
+
+    @parameterized.parameters(*_EXPORTS)
+    def test_model_without_a_finite_output(self, export):
+        self.model.set_weights([np.full((4, 2), np.nan), np.zeros(2)])
+        with self.assertRaisesRegex(ValueError, r"none in outputs \[0\]"):
+            export(self.model, self.path)
         self.assertEmpty(os.listdir(self.folder))
 
     @parameterized.parameters(*_EXPORTS)
