@@ -24,8 +24,8 @@ class Bounds:
             every sample, relative to the largest finite magnitude of that
             output in the reference; the argmax must be the same too. `"rms"`:
             the norm of `file - reference` over all samples, relative to that
-            of the reference. `"accuracy"`: as `"rms"`, but only where no
-            labels are known.
+            of the reference. `"accuracy"`: as `"rms"`, but only where labels
+            tell nothing, see `Agreement.labels_tell`.
         accuracy_drop: Largest loss of accuracy against the reference, a
             fraction; counts only where labels are known.
     """
@@ -33,6 +33,16 @@ class Bounds:
     tolerance: float
     measure: str = MAX
     accuracy_drop: float = 1.0
+
+    def __post_init__(self):
+        # Not `<`, which NaN passes.
+        for name in ("tolerance", "accuracy_drop"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(
+                    f"`{name}` must be a number of at least 0. Received: "
+                    f"{name}={value!r}. Give a fraction, 0.01 for example."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +64,7 @@ class Agreement:
         accuracy_drop_allowed: See `Bounds.accuracy_drop`.
         accuracy: Accuracy of the file, a fraction; `None` without labels.
         reference_accuracy: Accuracy of the reference.
+        constant_accuracy: Accuracy of always naming the most frequent class.
         replayed_samples: Deviating samples that do not deviate from a replay
             of the file's roundings (see `replay.py`): in them, values stood
             on the boundary between two codes.
@@ -71,6 +82,7 @@ class Agreement:
     accuracy_drop_allowed: float
     accuracy: float | None = None
     reference_accuracy: float | None = None
+    constant_accuracy: float | None = None
     replayed_samples: int = 0
     replayed_error: float = 0.0
 
@@ -88,10 +100,24 @@ class Agreement:
         return drop is not None and drop > self.accuracy_drop_allowed + _SLACK
 
     @property
+    def labels_tell(self) -> bool:
+        """Whether labels tell the file from one that names one class always.
+
+        They do if the reference's accuracy is above that of such a file, and
+        the file's is nearer to it. Where a class is rare, where labels are
+        wrong or all the same, they do not, and prove nothing.
+        """
+        if self.accuracy is None or self.reference_accuracy is None:
+            return False
+        gain = self.reference_accuracy - self.constant_accuracy
+        kept = self.accuracy - self.constant_accuracy
+        return gain > _SLACK and kept >= gain / 2 - _SLACK
+
+    @property
     def passed(self) -> bool:
         if self.loses_accuracy:
             return False
-        if self.measure == ACCURACY and self.accuracy_drop is not None:
+        if self.measure == ACCURACY and self.labels_tell:
             return True
         if self.measure != MAX:
             return self.rms_error <= self.tolerance
@@ -134,6 +160,7 @@ class Tally:
         self._is_finite: list = []
         self._squares: list = []
         self._right: list = []
+        self._labels: list = []
         self._replays: list = []
 
     def add(
@@ -169,6 +196,7 @@ class Tally:
         if labels is not None:
             # Labels belong to models with one output.
             self._right[-1] = [y.argmax(-1) == labels for y in pairs[0]]
+            self._labels.append(labels)
 
     def result(self, data: str, bounds: Bounds) -> Agreement:
         """Returns the comparison of all that was added.
@@ -186,10 +214,13 @@ class Tally:
         agrees = np.concatenate(self._agreements)
         difference, magnitude = np.sum(self._squares, axis=0).T
         magnitude = np.where(magnitude > 0, magnitude, 1.0)
-        accuracies: list = [None, None]
+        accuracies: list = [None, None, None]
         if all(right is not None for right in self._right):
             right = np.concatenate(self._right, axis=1).mean(axis=1)
-            accuracies = [float(share) for share in right]
+            labels = np.concatenate(self._labels)
+            _, counts = np.unique(labels, return_counts=True)
+            constant = counts.max() / len(labels)
+            accuracies = [float(share) for share in (*right, constant)]
         deviates = (relative > bounds.tolerance) | ~agrees
         replayed = np.max(np.concatenate(self._replays, axis=1) / scale, axis=0)
         # What was not replayed is infinitely far, and a tolerance may be that.
@@ -208,6 +239,7 @@ class Tally:
             accuracy_drop_allowed=bounds.accuracy_drop,
             accuracy=accuracies[0],
             reference_accuracy=accuracies[1],
+            constant_accuracy=accuracies[2],
             replayed_samples=int(is_replayed.sum()),
             replayed_error=float(replayed[is_replayed].max(initial=0.0)),
         )
@@ -262,6 +294,13 @@ def mismatch(
         f"{check.argmax_agreement} and {check.deviating_samples} deviating of "
         f"{check.samples} {check.data} samples (activations={activations!r})."
     )
+    has_labels = check.measure == ACCURACY and check.accuracy is not None
+    if has_labels and not check.labels_tell:
+        text += (
+            f" Labels do not prove it: the accuracy is {check.accuracy:.4f} "
+            f"against {check.reference_accuracy:.4f}, and naming one class "
+            f"always has {check.constant_accuracy:.4f}."
+        )
     trained = agreements.get("trained", check)
     if trained.loses_accuracy:
         text += (

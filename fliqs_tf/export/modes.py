@@ -27,10 +27,11 @@ ACTIVATIONS = ("float", "fake_quant", "int8", "int16", "dynamic")
 # Different order of summation in float32, with room for deep networks.
 TOLERANCE = 1e-4
 # Integer arithmetic rounds what training did not: sums of branches, pooled
-# maps, outputs. Where labels are known the accuracy against the fixed model
-# decides, by this fraction of the samples: how much rounding a network bears
-# is its own affair. Without labels the RMS of the error does; ResNets of 8 to
-# 20 layers and random weights have 0.02 to 0.06 with INT8.
+# maps, outputs. Where labels tell a file from one that names one class always
+# (`Agreement.labels_tell`), the accuracy against the fixed model decides, by
+# this fraction of the samples: how much rounding a network bears is its own
+# affair. Elsewhere the RMS of the error does; ResNets of 8 to 20 layers and
+# random weights have 0.02 to 0.06 with INT8.
 ACCURACY_DROP = 0.01
 INTEGER_TOLERANCE = 0.1
 

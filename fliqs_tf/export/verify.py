@@ -243,8 +243,20 @@ def _labels_of(y, model) -> np.ndarray | None:
         is_one_hot = ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()
         return y.argmax(axis=1) if is_one_hot else None
     y = y.reshape(len(y), -1)
-    is_class = y.shape[1] == 1 and np.issubdtype(y.dtype, np.integer)
-    return y[:, 0] if is_class else None
+    if y.shape[1] != 1 or not np.issubdtype(y.dtype, np.integer):
+        return None
+    _check_classes(y, classes)
+    return y[:, 0]
+
+
+def _check_classes(y, classes):
+    if y.size and not 0 <= y.min() <= y.max() < classes:
+        raise ValueError(
+            "Labels in `verify_data` must be class numbers from 0 to "
+            f"{classes - 1}. Received: numbers from {y.min()} to {y.max()}. "
+            "Count from 0, leave out samples without a class, or give inputs "
+            "alone."
+        )
 
 
 def _inputs_of(element, model) -> list[np.ndarray]:

@@ -109,7 +109,16 @@ class MaxTest(parameterized.TestCase):
             Tally().add(*pair, None)
 
 
-class RmsTest(absltest.TestCase):
+class BoundsTest(parameterized.TestCase):
+    @parameterized.product(
+        name=("tolerance", "accuracy_drop"), value=(-1.0, float("nan"))
+    )
+    def test_numbers_that_bound_nothing(self, name, value):
+        with self.assertRaisesRegex(ValueError, f"Received: {name}={value}"):
+            Bounds(**{"tolerance": 0.1, name: value})
+
+
+class RmsTest(parameterized.TestCase):
     def test_error_is_relative_to_the_norm(self):
         bounds = Bounds(0.11, agreement.RMS)
         result = _compare([[3, 4.4], [0, 1]], [[3, 4], [0, 0]], bounds)
@@ -143,6 +152,38 @@ class RmsTest(absltest.TestCase):
         self.assertTrue(_compare(other, outputs, bounds, labels).passed)
         other = np.eye(2)[[0] * 88 + [1] * 12]
         self.assertFalse(_compare(other, outputs, bounds, labels).passed)
+
+    @parameterized.parameters(
+        # Accuracies of the file, of the reference and of naming one class.
+        (19, 20, 10, True),
+        (20, 19, 10, True),
+        (15, 20, 10, True),
+        (14, 20, 10, False),
+        (10, 20, 10, False),
+        # A rare class, of which the file knows half or less.
+        (19, 20, 18, True),
+        (18, 20, 18, False),
+        # Labels of another model, and of one class.
+        (14, 0, 10, False),
+        (20, 20, 20, False),
+    )
+    def test_labels_that_tell_nothing(self, right, reference, constant, passed):
+        """Then the RMS decides, though no accuracy is lost."""
+        labels = np.arange(20) >= constant
+        # The last are wrong, so that whoever names one class is right first.
+        received, expected = (
+            np.eye(2)[
+                np.where(np.arange(20) < count, labels, ~labels).astype(int)
+            ]
+            for count in (right, reference)
+        )
+        bounds = Bounds(0.1, agreement.ACCURACY)
+        result = _compare(2 * received, expected, bounds, labels.astype(int))
+        self.assertEqual(result.constant_accuracy, constant / 20)
+        self.assertGreater(result.rms_error, 0.1)
+        self.assertEqual(result.passed, passed)
+        close = _compare(expected, expected, bounds, labels.astype(int))
+        self.assertTrue(close.passed)
 
     def test_labels_of_some_batches_are_none(self):
         tally = Tally()

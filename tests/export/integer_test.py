@@ -1,3 +1,5 @@
+from unittest import mock
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -201,8 +203,22 @@ class StaticTest(_IntegerTestCase):
         )
         self.assertEqual(report.trained.reference_accuracy, 1.0)
         self.assertLess(report.trained.accuracy_drop, 0.2)
-        with self.assertRaisesRegex(RuntimeError, "must not drop by more"):
-            export_tflite(model, self.path, "int8", data, accuracy_drop=-1.0)
+        factor = weights._factor
+
+        def small(*arguments):
+            found = factor(*arguments)
+            return None if found is None else found * np.float32(0.01)
+
+        # All weights become the largest ones of their grid.
+        with (
+            mock.patch.object(weights, "_factor", small),
+            self.assertRaisesRegex(
+                RuntimeError,
+                r"Labels do not prove it: .* naming one class always has 0\."
+                r".*must not drop by more than 0\.01",
+            ),
+        ):
+            export_tflite(model, self.path, "int8", data)
 
     def test_several_inputs_and_outputs(self):
         layers = keras.layers

@@ -127,6 +127,13 @@ class BatchesTest(parameterized.TestCase):
             else:
                 self.assertIsNone(batches[0].labels)
 
+    @parameterized.parameters(-1, 3)
+    def test_labels_that_are_no_classes(self, label):
+        model = _linear([[1.0, 0.0, 2.0], [1.0, 1.0, 0.0]])
+        pair = self.data, np.array([label, *[0] * 149])
+        with self.assertRaisesRegex(ValueError, f"0 to 2. Received:.*{label}"):
+            next(verify.batches_of(pair, model))
+
     def test_endless_data(self):
         data = tf.data.Dataset.from_tensor_slices(self.data).repeat()
         with self.assertRaisesRegex(ValueError, "infinite"):
