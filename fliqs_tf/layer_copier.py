@@ -185,8 +185,9 @@ def _from_config(layer):
             trainable=layer.trainable,
         )
     classes = {cls.__name__: cls for cls in _own_classes(layer)}
-    if plain_class(layer).get_config is keras.Model.get_config:
-        # Keras makes it up, from the defaults of the constructor.
+    made_up = plain_class(layer).get_config is keras.Model.get_config
+    if made_up and isinstance(layer, keras.Model):
+        # Of a model, unlike a layer, Keras knows no arguments.
         return None
     try:
         config = layer.get_config()

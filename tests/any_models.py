@@ -31,6 +31,30 @@ class Block(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="any_models")
+class Building(layers.Layer):
+    """Builds its layers, as Keras asks for; Keras makes its configuration."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.dense = layers.Dense(units)
+        self.norm = layers.BatchNormalization()
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+        self.norm.build((*input_shape[:-1], self.units))
+
+    def call(self, inputs, training=False):
+        return self.norm(self.dense(inputs), training=training)
+
+
+@keras.saving.register_keras_serializable(package="any_models")
+class ConfiguredBuilding(Building):
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="any_models")
 class Blocks(keras.Model):
     """Blocks in a list, a model inside, and a weight of its own."""
 
@@ -108,6 +132,12 @@ def without_config():
 def composite():
     inputs = keras.Input((4,))
     return keras.Model(inputs, Block(4, name="block")(inputs))
+
+
+def building():
+    inputs = keras.Input((4,))
+    x = Building(3, name="one")(inputs)
+    return keras.Model(inputs, ConfiguredBuilding(4, name="two")(x))
 
 
 def nested():
@@ -238,6 +268,7 @@ MODELS = {
         (4, 4),
         {"block/dense": 32, "block/more/0": 16, "block/more/1/last": 16},
     ),
+    "building": (building, (4, 4), {"one/dense": 12, "two/dense": 12}),
     "images": (
         images,
         (3, 4, 4, 2),

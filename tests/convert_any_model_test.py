@@ -96,7 +96,7 @@ class ConvertTest(parameterized.TestCase):
                 self.assertEqual(twin.tie, "all")
                 self.assertEqual(twin.get_config(), layer.get_config())
 
-    @parameterized.parameters("attention", "nested")
+    @parameterized.parameters("attention", "building", "nested")
     def test_searched(self, name):
         self._check_searched(name)
 

@@ -64,7 +64,7 @@ class Composite(keras.layers.Layer):
         return {
             "origin": {**origin.config, "config": config},
             "layers": {
-                slot: keras.saving.serialize_keras_object(layer)
+                slot: _serialized(layer)
                 for slot, layer in origin.layers.items()
             },
         }
@@ -97,25 +97,17 @@ def compose(
     Returns:
         The layer.
     """
-    origin = Origin(serialized(layer), dict(layers))
+    try:
+        config = _serialized(layer)
+    except NotImplementedError:
+        config = None
+    origin = Origin(config, dict(layers))
     # Not by `setattr`, which would track them as layers of their own.
     vars(layer)["_composite_origin"] = origin
     cls: Any = type(layer)
     object.__setattr__(layer, "__class__", _mixed(cls))
     layer.exchange_layers()
     return layer
-
-
-def serialized(layer: keras.layers.Layer) -> dict[str, Any] | None:
-    """A layer's class and configuration, `None` if it has no configuration."""
-    try:
-        config = keras.saving.serialize_keras_object(layer)
-    except NotImplementedError:
-        return None
-    # The shapes and the compilation are saved for the layer as a whole.
-    for key in ("build_config", "compile_config"):
-        config.pop(key, None)
-    return config
 
 
 def plain_class(layer: keras.layers.Layer) -> Any:
@@ -135,3 +127,13 @@ def _mixed(cls):
     return keras.saving.register_keras_serializable(
         package="fliqs_tf", name=Composite.__name__
     )(mixed)
+
+
+def _serialized(layer: keras.layers.Layer) -> dict[str, Any]:
+    """A layer's class and configuration; raises if it has no configuration."""
+    config = keras.saving.serialize_keras_object(layer)
+    # The shapes and the compilation are saved for what holds the layer. Its
+    # `build` may build the layer, which must not have been built by then.
+    for key in ("build_config", "compile_config"):
+        config.pop(key, None)
+    return config
