@@ -1,7 +1,8 @@
 """Batch-norm statistics of a model as it is now."""
 
+import functools
+
 import keras
-import numpy as np
 import tensorflow as tf
 
 MAX_BATCHES = 50
@@ -18,7 +19,8 @@ def recalibrate(
     mix the formats of the last steps. So `SearchModel` calls this when it
     freezes the formats, and whoever changes formats later does so as well:
     afterwards the statistics are those of the formats the model has now. The
-    variance is the mean of the batches' variances, as in training.
+    variance is the mean of the batches' variances, as in training. A norm that
+    is called more than once has the means over all its calls.
 
     Running input ranges see the same batches; a model without batch norm has
     only those updated. Frozen norms (`trainable=False`) are left alone, nested
@@ -33,41 +35,69 @@ def recalibrate(
     Raises:
         ValueError: If `data` is empty.
     """
-    layers = batch_norms(model)
+    statistics = [_Statistics(layer) for layer in batch_norms(model)]
 
     @tf.function(reduce_retracing=True)
     def forward(x):
         model(x, training=True)
 
-    momenta = [layer.momentum for layer in layers]
-    sums: list[tuple] = [(0.0, 0.0)] * len(layers)
     count = 0
     try:
-        for layer in layers:
-            # The running value is then the last batch's.
-            layer.momentum = 0.0
+        for one in statistics:
+            one.start()
         for batch in data.take(steps):
             x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
             forward(x)
             count += 1
-            sums = [
-                (
-                    mean + np.asarray(layer.moving_mean),
-                    variance + np.asarray(layer.moving_variance),
-                )
-                for layer, (mean, variance) in zip(layers, sums, strict=True)
-            ]
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+        for one in statistics:
+            one.stop()
     if not count:
         raise ValueError(
             "Recalibration needs at least one batch. Received: an empty data "
             "set."
         )
-    for layer, (mean, variance) in zip(layers, sums, strict=True):
-        layer.moving_mean.assign(mean / count)
-        layer.moving_variance.assign(variance / count)
+    for one in statistics:
+        one.assign_means()
+
+
+class _Statistics:
+    """Of all calls of a batch norm, which may be shared, in all batches."""
+
+    def __init__(self, layer: keras.layers.BatchNormalization):
+        self._layer = layer
+        self._running = (layer.moving_mean, layer.moving_variance)
+        self._sums = [tf.Variable(tf.zeros(v.shape)) for v in self._running]
+        self._calls = tf.Variable(0.0)
+
+    def start(self) -> None:
+        call = self._layer.call
+
+        @functools.wraps(call)
+        def summing(*args, **kwargs):
+            outputs = call(*args, **kwargs)
+            # A call that is not for training has no statistics of its own.
+            if kwargs.get("training", True):
+                for total, value in zip(self._sums, self._running, strict=True):
+                    total.assign_add(tf.convert_to_tensor(value))
+                self._calls.assign_add(1.0)
+            return outputs
+
+        self._momentum = self._layer.momentum
+        # The running value is then the last call's.
+        self._layer.momentum = 0.0
+        # An attribute of this one layer stands before its class's method.
+        vars(self._layer)["call"] = summing
+
+    def stop(self) -> None:
+        del vars(self._layer)["call"]
+        self._layer.momentum = self._momentum
+
+    def assign_means(self) -> None:
+        calls = self._calls.numpy()
+        if calls:
+            for total, value in zip(self._sums, self._running, strict=True):
+                value.assign(total.numpy() / calls)
 
 
 def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:

@@ -91,6 +91,48 @@ class RecalibrateTest(parameterized.TestCase):
             inner.get_layer("first").moving_mean, x.mean(0), rtol=1e-4
         )
 
+    def test_norm_that_is_called_twice(self):
+        x, data = make_data()
+        norm = keras.layers.BatchNormalization(momentum=0.9)
+        inputs = keras.Input((5,))
+        model = keras.Model(inputs, [norm(inputs), norm(2.0 * inputs)])
+        fliqs.recalibrate(model, data)
+        batches = x.reshape(4, 8, 5)
+        np.testing.assert_allclose(
+            norm.moving_mean, 1.5 * batches.mean(1).mean(0), rtol=1e-5
+        )
+        # Of the means of 1 and of 4 times the variance.
+        np.testing.assert_allclose(
+            norm.moving_variance, 2.5 * batches.var(1).mean(0), rtol=1e-4
+        )
+        # It is a norm as before.
+        norm(x, training=True)
+        np.testing.assert_allclose(
+            norm.moving_mean,
+            (0.9 * 1.5 + 0.1) * batches.mean(1).mean(0),
+            rtol=1e-5,
+        )
+
+    def test_calls_that_infer_do_not_count(self):
+        class Twice(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.norm = keras.layers.BatchNormalization()
+                self.kept = keras.layers.BatchNormalization()
+
+            def call(self, inputs, training=False):
+                x = self.norm(inputs, training=training)
+                x = self.norm(x + 9.0, training=False)
+                return self.kept(x, training=False)
+
+        x, data = make_data()
+        model = Twice()
+        model(x)
+        model.kept.moving_mean.assign([3.0] * 5)
+        fliqs.recalibrate(model, data)
+        np.testing.assert_allclose(model.norm.moving_mean, x.mean(0), rtol=1e-4)
+        np.testing.assert_array_equal(model.kept.moving_mean, [3.0] * 5)
+
     def test_statistics_are_those_of_the_formats(self):
         x, data = make_data()
         model = keras.Sequential(
