@@ -10,7 +10,7 @@ from fliqs_tf import rewards
 from fliqs_tf.config import SearchConfig
 from fliqs_tf.controller import CREDITS
 from fliqs_tf.flags import run_flags
-from fliqs_tf.search_model import QUALITIES
+from fliqs_tf.quality import QUALITIES
 from fliqs_tf.space import APART
 from fliqs_tf.space import SPACES
 from fliqs_tf.space import TIED
@@ -168,7 +168,7 @@ def is_method(value: str) -> bool:
         if value != "fliqs":
             baselines.get(value)
     except ValueError as error:
-        raise flags.ValidationError(str(error)) from error
+        raise flags.ValidationError(f"Besides fliqs: {error}") from error
     return True
 
 

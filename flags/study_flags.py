@@ -45,21 +45,34 @@ _PLACES = ("run_dir", "data_dir", "workers")
 
 
 def _are_methods(names):
-    return bool(names) and all(search_flags.is_method(name) for name in names)
+    if not names:
+        raise flags.ValidationError(
+            "Expected methods, such as fliqs,uniform:int4. Received: none."
+        )
+    return all(search_flags.is_method(name) for name in names)
 
 
 def _are_seeds(values):
-    return values is None or all(value.strip().isdigit() for value in values)
+    return values is None or all(
+        value.strip().isdigit() and int(value) < 2**32 for value in values
+    )
 
 
 flags.register_validator(METHODS, _are_methods)
 flags.register_validator(
-    SEEDS, _are_seeds, "Expected whole numbers of at least 0, with commas."
+    SEEDS,
+    _are_seeds,
+    "Expected whole numbers of 0 to 2**32 - 1, with commas, such as 0,1,2.",
 )
 
 
 def study_from_flags() -> Study:
     """The study that the flags describe."""
+    if search_flags.METHOD.present:
+        raise ValueError(
+            "A study takes --methods. Received: --method="
+            f"{search_flags.METHOD.value}. Write --methods=..., with commas."
+        )
     base = search_flags.search_config_from_flags()
     return Study(
         base,
@@ -90,7 +103,10 @@ def parse_variants(texts: Sequence[str]) -> dict[str, dict[str, str]]:
 
 def _parse_variant(text):
     name, _, settings = text.partition(":")
-    pairs = [pair.partition("=") for pair in settings.split(",")]
+    # A comma within a value, of a list of formats, has no setting behind it.
+    pairs = [
+        pair.partition("=") for pair in re.split(r",(?=\s*\w+=)", settings)
+    ]
     if not re.fullmatch(r"[\w+-]+", name) or not all(eq for _, eq, _ in pairs):
         raise ValueError(
             "A variant is a name and settings, such as early:freeze=0.6,"

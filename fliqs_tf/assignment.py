@@ -1,6 +1,5 @@
 """An assignment: which format each layer of a model has."""
 
-import json
 import os
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -86,12 +85,7 @@ class Assignment(Mapping[str, Entry]):
         Raises:
             ValueError: If the file is not an assignment of a known version.
         """
-        try:
-            data = read_json(path)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"An assignment is a JSON file. Received: {path} ({error})."
-            ) from error
+        data = read_json(path)
         if not isinstance(data, dict) or data.get("version") != _VERSION:
             raise ValueError(
                 f"Expected an assignment file of version {_VERSION}: an object "

@@ -160,7 +160,7 @@ class Budget:
             if not _fits(lowest, bound.target):
                 raise ValueError(
                     f"The bound of {bound.cost.name!r} must be at least "
-                    f"{lowest:.6g} {bound.cost.unit}, that of the cheapest "
+                    f"{lowest:.10g} {bound.cost.unit}, that of the cheapest "
                     f"assignment of the space. Received: {bound.target:.6g} "
                     f"{bound.cost.unit}. Raise it, or choose another space."
                 )
@@ -186,8 +186,8 @@ class Budget:
         if not _fits(self.lowest, self.target) or not _fits(self.target, top):
             within = ", within the bounds" if bounds else ""
             raise ValueError(
-                f"The cost target must lie between {self.lowest:.6g} and "
-                f"{top:.6g} {cost.unit}, the cheapest and the dearest "
+                f"The cost target must lie between {self.lowest:.10g} and "
+                f"{top:.10g} {cost.unit}, the cheapest and the dearest "
                 f"assignment of the space{within}. Received: "
                 f"{self.target:.6g} {cost.unit}. Choose a target between them, "
                 "or another space."

@@ -119,13 +119,22 @@ class Backup(keras.callbacks.Callback):
 
         Returns:
             The epoch to go on with: `fit`'s `initial_epoch`.
+
+        Raises:
+            OSError: If the file of that state cannot be read.
         """
         epoch = self.epoch()
         if epoch:
             # An optimizer has its variables, and can be loaded, once built.
             model.optimizer.build(model.trainable_variables)
             path = self._states()[epoch]
-            model.load_weights(path)
+            try:
+                model.load_weights(path)
+            except OSError as error:
+                raise OSError(
+                    "A checkpoint must be whole to go on from it. Received: "
+                    f"{path} ({error}). Delete it, and the run begins anew."
+                ) from error
             with h5py.File(path) as file:
                 # States of older versions have none.
                 for number, value in file.get(_RANDOM, {}).items():

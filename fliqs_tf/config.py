@@ -278,6 +278,13 @@ class SearchConfig(TrainConfig):
         super().__post_init__()
         # Before a study has begun: names in a variant, too.
         get_space(self.space)
+        known = (TIED,) if self.method == "differentiable" else (TIED, APART)
+        if self.method != "fliqs" and self.input_formats not in known:
+            raise ValueError(
+                f"`input_formats` must be {' or '.join(map(repr, known))} "
+                f"under the method {self.method!r}. Received: input_formats="
+                f"{self.input_formats!r}."
+            )
         if self.prior_weight and (
             self.model_file is None or self.input_formats not in (TIED, APART)
         ):

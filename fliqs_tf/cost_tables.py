@@ -29,7 +29,6 @@ would look like a measurement.
 """
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -153,7 +152,7 @@ def read(path: str | os.PathLike) -> CostTable:
         file = SHIPPED / file.name
     try:
         data = read_json(file)
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         shipped = ", ".join(sorted(f.name for f in SHIPPED.glob("*.json")))
         raise ValueError(
             "A cost table must be a JSON file that can be read. Received: "

@@ -32,6 +32,10 @@ _SHUFFLE_EXAMPLES = 1 << 16
 _DOWNLOAD_RETRIES = 5
 
 
+class DatasetError(RuntimeError):
+    """A data set is not there, and could not be prepared."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Recipe:
     """What a set needs beyond what TFDS knows; tuples have one value a channel.
@@ -188,7 +192,7 @@ def load(
             images with one label each, a training split is smaller than a
             batch, or an argument is out of range.
         ImportError: If `digits` must be prepared without scikit-learn.
-        RuntimeError: If the set is not there and could not be prepared.
+        DatasetError: If the set is not there and could not be prepared.
     """
     builder = _builder(name, data_dir)
     strengths = Strengths(
@@ -341,7 +345,7 @@ def _prepare(builder: Any, name: str) -> None:
     # TFDS lets through whatever fails below it: connections, checksums,
     # missing manual downloads (an AssertionError), full disks.
     except Exception as error:
-        raise RuntimeError(
+        raise DatasetError(
             "The data set must be prepared or downloadable. Received: "
             f"name={name!r}, not found in {builder.data_dir}, and preparing it "
             f"failed with {type(error).__name__}: {error}\nRun\n"

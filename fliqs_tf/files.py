@@ -8,9 +8,19 @@ from typing import Any
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Reads a JSON file."""
+    """Reads a JSON file.
+
+    Raises:
+        ValueError: If it is none, as what another program left half-written.
+    """
     with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ValueError(
+                f"Expected a JSON file. Received: {os.fspath(path)}, which is "
+                f"none ({error}). Delete it, or put a whole one in its place."
+            ) from error
 
 
 def write_json(path: str | os.PathLike, data: Any) -> None:

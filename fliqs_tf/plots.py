@@ -29,16 +29,23 @@ def layer_formats(rows: Sequence[Mapping], path: str | os.PathLike) -> None:
     positions = np.arange(len(rows))
     formats = [row["weight_format"] for row in rows]
     bits = [get_format(fmt).bits for fmt in formats]
+    inputs = [row["input_format"] or "float" for row in rows]
+    labels, title, room = formats, "Format of each layer", 1.2
+    if inputs != formats:
+        labels = [
+            " / ".join(pair) for pair in zip(formats, inputs, strict=True)
+        ]
+        title, room = "Formats of each layer: weights / inputs", 1.6
     bars = left.barh(positions, bits, color=[_color(fmt) for fmt in formats])
-    left.bar_label(bars, labels=formats, padding=3, fontsize=8)
+    left.bar_label(bars, labels=labels, padding=3, fontsize=8)
     left.set_yticks(positions, names, fontsize=8)
     left.invert_yaxis()
-    left.set_xlim(0, max(bits) * 1.2)
-    left.set_xlabel("bits")
+    left.set_xlim(0, max(bits) * room)
+    left.set_xlabel("bits of a weight")
     macs = np.array([row["macs"] for row in rows], float)
     right.barh(positions, macs / macs.sum() * 100, color="0.6")
     right.set_xlabel("share of MACs (%)")
-    figure.suptitle("Format of each layer")
+    figure.suptitle(title)
     _save(figure, path)
 
 

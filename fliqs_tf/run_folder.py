@@ -57,15 +57,18 @@ class RunFolder:
         started = {f"{self.config.name}.partial"}
         if started.issuperset(os.listdir(self.root)):
             return
-        if not self.config.exists():
+        stored = read_json(self.config) if self.config.exists() else None
+        if not isinstance(stored, dict):
             raise ValueError(
                 "`run_dir` must be new, empty, or hold this very run. "
                 f"Received: run_dir={self.root}, a folder with other files. "
                 "Choose another folder."
             )
-        stored = read_json(self.config)
         differences = config.differences(stored)
         if differences:
+            # Runs of two kinds have few settings in common.
+            kind = differences.get("kind")
+            differences = {"kind": kind} if kind else differences
             changed = [
                 f"{name}={own!r} (there: {there!r})"
                 for name, (own, there) in differences.items()

@@ -1,6 +1,7 @@
 """A study: methods x targets x seeds, in one folder, with one report."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -56,8 +57,9 @@ class Study:
             each a row of its own, besides the settings of `base`.
 
     Raises:
-        ValueError: If the folder holds another study, a method, target or
-            seed is repeated, or a search has settings that no run can have.
+        ValueError: If the folder holds something else or another study, a
+            method, target or seed is repeated, or a run has settings that none
+            can have.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class Study:
         variants: Mapping[str, Mapping[str, str]] | None = None,
     ):
         self.root = pathlib.Path(base.run_dir)
+        self._results = self.root / "results"
         variants = variants or {}
         # In hours, when its turn comes, would be late.
         for settings in [{}, *variants.values()]:
             search_recipe.check(base.override(settings))
         self.runs = tuple(self._plan(base, methods, targets, seeds, variants))
         self._check_names()
+        self._check_folder()
         for config in self.runs:
             self.is_finished(config)
 
@@ -118,9 +122,22 @@ class Study:
                 "once."
             )
 
+    def _check_folder(self):
+        if self.root.is_dir():
+            is_ours = not os.listdir(self.root) or self._results.is_dir()
+        else:
+            is_ours = not self.root.exists()
+        if not is_ours:
+            raise ValueError(
+                "A study's folder must be new, empty or hold a study. "
+                f"Received: run_dir={self.root}, which has something else. "
+                "Choose another folder."
+            )
+
     def create(self) -> None:
         """Makes the folders."""
-        for name in ("runs", "results", "logs"):
+        # The results first: a folder without them is somebody else's.
+        for name in (self._results.name, "runs", "logs"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
     def name(self, config: SearchConfig) -> str:
@@ -135,7 +152,7 @@ class Study:
 
     def result_path(self, config: SearchConfig) -> pathlib.Path:
         """File of a run's result; stands once the run is finished."""
-        return self.root / "results" / f"{self.name(config)}.json"
+        return self._results / f"{self.name(config)}.json"
 
     def log_path(self, config: SearchConfig) -> pathlib.Path:
         """File of what a run prints."""

@@ -33,6 +33,46 @@ class InitialModelTest(parameterized.TestCase):
             loaded.predict(x, verbose=0), model.predict(x, verbose=0)
         )
 
+    @parameterized.parameters(
+        # Wrong sides, channels, classes, outputs.
+        ([(8, 8, 1)], [(10,)], (9, 9, 1), 10, False),
+        ([(8, 8, 1)], [(10,)], (8, 8, 3), 10, False),
+        ([(8, 8, 1)], [(10,)], (8, 8, 1), 7, False),
+        ([(8, 8, 1)], [(10,), (10,)], (8, 8, 1), 10, False),
+        ([(8, 8, 1), (8, 8, 1)], [(10,)], (8, 8, 1), 10, False),
+        ([(64,)], [(10,)], (8, 8, 1), 10, False),
+        ([(8, 8, 1)], [(10,)], (8, 8, 1), 10, True),
+        ([(None, None, 1)], [(10,)], (8, 8, 1), 10, True),
+    )
+    def test_model_must_fit_the_data(
+        self, inputs, outputs, image_shape, classes, fits
+    ):
+        tensors = [keras.Input(shape) for shape in inputs]
+        pooled = [keras.ops.sum(t, axis=range(1, t.ndim)) for t in tensors]
+        x = keras.ops.stack(pooled, axis=-1)
+        model = keras.Model(
+            tensors, [keras.layers.Dense(*shape)(x) for shape in outputs]
+        )
+        if fits:
+            initial_model.check(model, image_shape, classes)
+            return
+        with self.assertRaisesRegex(
+            ValueError, rf"images of \({image_shape[0]}.* Received: inputs of"
+        ):
+            initial_model.check(model, image_shape, classes)
+
+    def test_class_that_only_its_author_has_is_refused(self):
+        class Unknown(keras.layers.Dense):
+            pass
+
+        model = keras.Sequential([keras.Input((3,)), Unknown(2)])
+        path = os.path.join(self.create_tempdir().full_path, "m.keras")
+        model.save(path)
+        with self.assertRaisesRegex(
+            ValueError, "m.keras: Could not locate class 'Unknown'\\."
+        ):
+            initial_model.load(path)
+
     def test_layer_of_one_s_own_becomes_its_own_class(self):
         @fliqs.layers.searchable(_Doubled)
         class SearchableDoubled(SearchableLayer, _Doubled):

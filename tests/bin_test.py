@@ -1,6 +1,8 @@
 """The entry points from end to end, on a tiny network and the digits."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -20,6 +22,7 @@ from absl.testing import parameterized
 import fliqs_tf
 from fliqs_tf import datasets
 from fliqs_tf.bin import experiment
+from fliqs_tf.bin import program
 from fliqs_tf.callbacks import FiniteLoss
 from fliqs_tf.config import SearchConfig
 from fliqs_tf.config import TrainConfig
@@ -220,11 +223,29 @@ class RunTest(parameterized.TestCase):
         page = (self.folder / "theirs" / "report.md").read_text("utf-8")
         self.assertIn("The file's accuracy is", page)
 
-    def test_other_methods_round_weights_and_inputs(self):
-        with self.assertRaisesRegex(ValueError, "input_formats='float'"):
-            experiment.search(
-                self._config("float", method="manual", input_formats="float")
-            )
+    @parameterized.parameters(
+        ({"model_file": "seven.keras"}, "`model_file` must take images of"),
+        ({"model_arguments": '{"depth": 3}'}, "Received: .*'depth'"),
+        ({"teacher": "seven.keras"}, "teacher must have one output"),
+        ({"teacher": "none.keras"}, "none.keras"),
+        ({"method": "ptq", "cost_target": "9xint8"}, "target must lie between"),
+    )
+    def test_run_that_cannot_start_leaves_no_folder(self, changes, message):
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(7),
+            ]
+        )
+        model.save(self.folder / "seven.keras")
+        for name in ("model_file", "teacher"):
+            if name in changes:
+                changes = {name: str(self.folder / changes[name])}
+        config = self._config("never", **changes)
+        with self.assertRaisesRegex(ValueError, message):
+            experiment.search(config)
+        self.assertFalse((self.folder / "never").exists())
 
     @parameterized.parameters("fliqs", "random")
     def test_bounds_are_kept_and_reported(self, method):
@@ -352,6 +373,19 @@ class RunTest(parameterized.TestCase):
         self.assertIn("A report needs a run that is finished", errors)
         self.assertFalse((self.folder / "none").exists())
 
+    def test_study_tries_what_it_is_to_run_before_it_begins(self):
+        arguments = _flags(self._config("hours"))
+        process = _start(
+            "study",
+            *arguments,
+            "--methods=uniform:int4,manual",
+            "--targets=1xint4,9xint8",
+        )
+        _, errors = process.communicate()
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("Error: The cost target must lie between", errors)
+        self.assertFalse((self.folder / "hours").exists())
+
     def assertNoFile(self, config, name):
         self.assertFalse((pathlib.Path(config.run_dir) / name).exists())
 
@@ -410,6 +444,24 @@ print(json.dumps(messages))
         self.assertEqual(set(messages), set(cases))
         for name, message in messages.items():
             self.assertIn(name, message)
+
+    def test_errors_that_a_user_can_mend(self):
+        """A data set to prepare, a package to install: one line says so."""
+        for error in (datasets.DatasetError("no set"), ImportError("no PIL")):
+
+            def fail(argv, error=error):
+                raise error
+
+            errors = io.StringIO()
+            with (
+                mock.patch.object(
+                    program.app, "run", lambda main: main(["program"])
+                ),
+                contextlib.redirect_stderr(errors),
+                self.assertRaisesRegex(SystemExit, "1"),
+            ):
+                program.run(fail)
+            self.assertEqual(errors.getvalue(), f"Error: {error}\n")
 
     def test_errors_of_a_run_are_messages_and_not_tracebacks(self):
         process = _start("train", f"--run_dir={_ROOT}/README.md")

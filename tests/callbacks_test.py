@@ -111,6 +111,14 @@ class BackupTest(parameterized.TestCase):
                 _fit(model, 2, 1, [backup])
         self.assertEqual(callbacks.Backup(self.folder).restore(_model()), 1)
 
+    def test_a_state_that_is_broken_is_named(self):
+        backup = callbacks.Backup(self.folder)
+        _fit(_model(), 1, with_callbacks=[backup])
+        (path,) = self.folder.glob("epoch1.weights.h5")
+        path.write_bytes(path.read_bytes()[:3000])
+        with self.assertRaisesRegex(OSError, "Received: .*epoch1.weights.h5"):
+            backup.restore(_model())
+
 
 class FiniteLossTest(absltest.TestCase):
     def test_stops_before_the_state_is_saved(self):

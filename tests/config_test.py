@@ -38,6 +38,15 @@ class ConfigTest(parameterized.TestCase):
         ):
             SearchConfig(run_dir="run", prior_weight=10.0, **changes)
 
+    @parameterized.parameters(
+        ("ptq", "float"), ("ptq", "int8"), ("differentiable", "apart")
+    )
+    def test_refuses_inputs_that_a_method_does_not_know(self, method, inputs):
+        with self.assertRaisesRegex(
+            ValueError, f"'{method}'. Received: input_formats='{inputs}'"
+        ):
+            SearchConfig(run_dir="run", method=method, input_formats=inputs)
+
     def test_no_epochs_are_allowed_for_a_model_from_a_file(self):
         config = TrainConfig(run_dir="run", epochs=0, model_file="m.keras")
         self.assertEqual(config.epochs, 0)

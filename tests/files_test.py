@@ -3,11 +3,12 @@ import os
 from unittest import mock
 
 from absl.testing import absltest
+from absl.testing import parameterized
 
 from fliqs_tf import files
 
 
-class FilesTest(absltest.TestCase):
+class FilesTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.folder = self.create_tempdir().full_path
@@ -32,6 +33,13 @@ class FilesTest(absltest.TestCase):
         with self.assertRaises(TypeError):
             files.write_json(self.path, {"new": object()})
         self.assertEqual(files.read_json(self.path), {"old": 1})
+
+    @parameterized.parameters('{"a": [1, ', "", "\x00")
+    def test_a_file_that_is_no_json_is_named(self, text):
+        with open(self.path, "w", encoding="utf-8") as file:
+            file.write(text)
+        with self.assertRaisesRegex(ValueError, "Received: .*data.json"):
+            files.read_json(self.path)
 
     def test_a_stop_before_the_rename_leaves_the_old_file(self):
         files.write_text(self.path, "old")

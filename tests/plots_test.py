@@ -21,10 +21,26 @@ class PlotsTest(absltest.TestCase):
 
     def test_layer_formats(self):
         rows = [
-            {"path": "stem", "weight_format": "int8", "macs": 10},
-            {"path": "head", "weight_format": "e4m3", "macs": 0},
+            {
+                "path": name,
+                "weight_format": fmt,
+                "input_format": fmt,
+                "macs": 10,
+            }
+            for name, fmt in (("stem", "int8"), ("head", "e4m3"))
         ]
-        plots.layer_formats(rows, self.path)
+        with mock.patch.object(plots, "_save", wraps=plots._save) as save:
+            plots.layer_formats(rows, self.path)
+            # Inputs of their own format, or of none.
+            rows[1]["input_format"] = None
+            plots.layer_formats(rows, self.path)
+        texts = [
+            {text.get_text() for text in call.args[0].axes[0].texts}
+            for call in save.mock_calls
+        ]
+        self.assertEqual(
+            texts, [{"int8", "e4m3"}, {"int8 / int8", "e4m3 / float"}]
+        )
         self.assertIsPicture()
 
     def test_probabilities_of_decisions_of_different_sizes(self):

@@ -5,6 +5,7 @@ from unittest import mock
 import keras
 from absl.testing import absltest
 
+from fliqs_tf.config import SearchConfig
 from fliqs_tf.config import TrainConfig
 from fliqs_tf.files import read_json
 from fliqs_tf.run_folder import RunFolder
@@ -36,6 +37,21 @@ class RunFolderTest(absltest.TestCase):
     def test_a_folder_of_other_files_is_refused(self):
         self.root.mkdir()
         (self.root / "thesis.tex").touch()
+        with self.assertRaisesRegex(ValueError, "Received: run_dir=.*other"):
+            RunFolder(self.config)
+
+    def test_a_run_of_another_kind_is_told_by_its_kind(self):
+        RunFolder(self.config).create()
+        other = SearchConfig(run_dir=str(self.root))
+        with self.assertRaisesRegex(
+            ValueError,
+            r"run: kind='SearchConfig' \(there: 'TrainConfig'\)\. Choose",
+        ):
+            RunFolder(other)
+
+    def test_a_configuration_of_something_else_is_refused(self):
+        self.root.mkdir()
+        (self.root / "config.json").write_text("[]", "utf-8")
         with self.assertRaisesRegex(ValueError, "Received: run_dir=.*other"):
             RunFolder(self.config)
 

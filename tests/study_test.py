@@ -164,6 +164,12 @@ class StudyTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "Received: variant='a:"):
             study_flags.parse_variants([*variants, "a:freeze=0.8"])
 
+    def test_variants_name_formats_with_commas(self):
+        self.assertEqual(
+            study_flags.parse_variants(["few:space=int4, int8,freeze=0.8"]),
+            {"few": {"space": "int4, int8", "freeze": "0.8"}},
+        )
+
     def test_results_are_small_and_name_no_place(self):
         study = self._study(data_dir="/secret", model_file="/secret/m.h5")
         config = study.runs[0]
@@ -199,6 +205,17 @@ class StudyTest(parameterized.TestCase):
         study.add(study.runs[0], _report(study.runs[0]))
         with self.assertRaisesRegex(ValueError, r"epochs=6 \(there: 5\)"):
             self._study(epochs=6)
+
+    def test_folder_of_something_else_is_refused(self):
+        self.root.mkdir()
+        (self.root / "report.md").write_text("of a search", "utf-8")
+        with self.assertRaisesRegex(ValueError, "Received: run_dir=.*else"):
+            self._study()
+
+    def test_file_is_refused(self):
+        self.root.touch()
+        with self.assertRaisesRegex(ValueError, "Received: run_dir="):
+            self._study()
 
     def test_counts_epochs(self):
         study = self._study()

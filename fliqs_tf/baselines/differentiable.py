@@ -28,7 +28,6 @@ from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
 from fliqs_tf.model_copy import copy_with
-from fliqs_tf.space import TIED
 
 # Of the run's epochs; the rest is for training anew.
 _SEARCH_SHARE = 1 / 3
@@ -41,11 +40,6 @@ _USED = 0.98
 
 def run(task: Task) -> Result:
     """Searches by gradient descent, then trains the initial model anew."""
-    if task.input_formats != TIED:
-        raise ValueError(
-            "Differentiable search has one decision a layer here. Received: "
-            f"input_formats={task.input_formats!r}. Leave it at {TIED!r}."
-        )
     choice = task.choice()
     last = max(1, round(_SEARCH_SHARE * task.epochs))
     search = MixtureModel(

@@ -11,7 +11,6 @@ from fliqs_tf.assignment import Assignment
 from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.convert import to_fixed
 from fliqs_tf.costs import AnyCost
-from fliqs_tf.space import APART
 from fliqs_tf.space import TIED
 
 
@@ -59,14 +58,6 @@ class Task:
     input_formats: str = TIED
     seed: int = 0
     fit: Callable[..., None]
-
-    def __post_init__(self):
-        if self.input_formats not in (TIED, APART):
-            raise ValueError(
-                f"`input_formats` must be {TIED!r} or {APART!r} under methods "
-                f"other than 'fliqs'. Received: input_formats="
-                f"{self.input_formats!r}."
-            )
 
     def choice(self, model: keras.Model | None = None) -> Choice:
         """The model (or another) with its decisions open."""

@@ -1,5 +1,6 @@
 """A whole run: data, model, training or search, export, report."""
 
+import functools
 import math
 import resource
 import time
@@ -53,40 +54,33 @@ def search(config: SearchConfig) -> dict[str, Any]:
     """
     if config.method == "fliqs":
         return _search(config)
-    method = baselines.get(config.method)
     run = _Run(config)
-    cost = costs.get(config.cost)
-    target = None
-    is_bounded = baselines.is_bounded(config.method)
-    if config.cost_target is not None and is_bounded:
-        target = costs.target(cost, run.model, config.cost_target)
-    task = baselines.Task(
-        model=run.model,
-        is_trained=config.model_file is not None,
-        data=run.train_data(),
-        loss=run.loss,
-        space=get_space(config.space),
-        cost=cost,
-        target=target,
-        bounds=costs.parse_bounds(config.bounds),
-        epochs=config.epochs,
-        input_range=config.input_range,
-        input_signedness=config.input_signedness,
-        input_formats=config.input_formats,
-        seed=config.seed,
-        fit=run.fit,
-    )
-    # Before hours of training: whether anything fits.
-    budget = task.choice().budget if is_bounded else None
+    task, budget = _task(run)
     if budget is not None:
         _announce(budget)
-    result = method(task)
+    result = baselines.get(config.method)(task)
     return run.finish(
         result.model,
         result.assignment,
-        target,
+        task.target,
         None if budget is None else _kept(budget, result),
     )
+
+
+def check(config: SearchConfig) -> None:
+    """Tries what a run needs before it trains, in seconds.
+
+    That is its data, which are prepared if need be, its model, and whether
+    the space can keep the budget.
+
+    Raises:
+        ValueError: What `search` would.
+    """
+    run = _Run(config)
+    if config.method == "fliqs":
+        search_recipe.make_search(config, run.model)
+    else:
+        _task(run)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -116,11 +110,14 @@ def _search(config):
         name: getattr(config, name) * config.epochs
         for name in ("warmup", "freeze")
     }
-    plots.probabilities(run.history, run.folder.plots / "probabilities.png")
-    plots.search_curves(run.history, run.folder.plots / "search.png", phases)
-    plots.switching_errors(
-        {"Switching error": run.history}, run.folder.plots / "switching.png"
-    )
+    # A run that goes on after its last epoch may have lost its history.
+    if run.history:
+        folder = run.folder.plots
+        plots.probabilities(run.history, folder / "probabilities.png")
+        plots.search_curves(run.history, folder / "search.png", phases)
+        plots.switching_errors(
+            {"Switching error": run.history}, folder / "switching.png"
+        )
     result = baselines.Result(model.best_model(), model.assignment())
     return run.finish(
         result.model,
@@ -132,6 +129,34 @@ def _search(config):
             **_kept(model.budget, result),
         },
     )
+
+
+def _task(run):
+    """The task of another method, and its budget, if it takes one."""
+    config = run.config
+    cost = costs.get(config.cost)
+    is_bounded = baselines.is_bounded(config.method)
+    target = None
+    if config.cost_target is not None and is_bounded:
+        target = costs.target(cost, run.model, config.cost_target)
+    task = baselines.Task(
+        model=run.model,
+        is_trained=config.model_file is not None,
+        data=run.train_data(),
+        loss=run.loss,
+        space=get_space(config.space),
+        cost=cost,
+        target=target,
+        bounds=costs.parse_bounds(config.bounds),
+        epochs=config.epochs,
+        input_range=config.input_range,
+        input_signedness=config.input_signedness,
+        input_formats=config.input_formats,
+        seed=config.seed,
+        fit=run.fit,
+    )
+    # Before hours of training: whether anything fits.
+    return task, task.choice().budget if is_bounded else None
 
 
 def _prior(run):
@@ -205,14 +230,26 @@ class _Run:
 
     def _model(self):
         config = self.config
+        shapes = self.info.image_shape, self.info.num_classes
         if config.model_file is not None:
-            return initial_model.load(config.model_file)
-        return fliqs_tf.models.get(
+            model = initial_model.load(config.model_file)
+            initial_model.check(model, *shapes)
+            return model
+        make = functools.partial(
+            fliqs_tf.models.get,
             config.model,
-            input_shape=self.info.image_shape,
-            classes=self.info.num_classes,
-            **config.network_arguments(),
+            input_shape=shapes[0],
+            classes=shapes[1],
         )
+        try:
+            return make(**config.network_arguments())
+        except TypeError as error:
+            raise ValueError(
+                "`model_arguments` must be arguments of the network, besides "
+                "its input shape and classes, which the data set has. "
+                f"Received: model={config.model!r}, width={config.width}, "
+                f"model_arguments={config.model_arguments!r}: {error}."
+            ) from error
 
     def _load(self, split, **arguments):
         config = self.config
@@ -246,7 +283,6 @@ class _Run:
 
     def fit(self, model, first, last, rate=1.0, **compile_arguments):
         """Trains in some epochs of the run, or goes on; see `Task.fit`."""
-        self.folder.create()
         backup = Backup(self.folder.checkpoint / f"from_epoch{first}")
         epoch = backup.epoch() or first
         data = self.train_data(epoch)
@@ -259,7 +295,7 @@ class _Run:
         if self.config.teacher is not None:
             distill(
                 model,
-                keras.models.load_model(self.config.teacher),
+                initial_model.read(self.config.teacher),
                 self.config.teacher_temperature,
                 self.config.teacher_weight,
             )
@@ -267,6 +303,8 @@ class _Run:
         if isinstance(model, SearchModel) and value_of(model.frozen):
             # Passes are counted, and the freeze has made some of its own.
             data = self.train_data(epoch + math.ceil(MAX_BATCHES / steps))
+        # Here, as a run that cannot start is to leave no folder.
+        self.folder.create()
         recorder = SearchHistory(
             self.folder.history, str(self.folder.events / "policy")
         )

@@ -16,16 +16,15 @@ A recipe, with which ai-edge-quantizer makes the same of a float file:
 
 import sys
 
-import keras
 import rich
 import rich.box
 import rich.console
 import rich.table
-from absl import app
 from absl import flags
 
 from fliqs_tf import datasets
 from fliqs_tf import report
+from fliqs_tf.bin import initial_model
 from fliqs_tf.bin import program
 from fliqs_tf.export import ExportReport
 from fliqs_tf.export import FileReport
@@ -55,7 +54,7 @@ def main(argv):
         print(found)
         return
     _check_flags()
-    model = keras.models.load_model(export_flags.MODEL_FILE.value)
+    model = initial_model.read(export_flags.MODEL_FILE.value)
     data = None
     if export_flags.VERIFY_DATASET.value is not None:
         data = datasets.load(
@@ -66,9 +65,8 @@ def main(argv):
         )
     try:
         export = _export(model, data)
-    except (RuntimeError, ImportError) as error:
-        # A file that disagrees is a finding, a package that is missing can be
-        # installed: neither is a defect of the program.
+    except RuntimeError as error:
+        # A file that disagrees is a finding, no defect of the program.
         sys.exit(f"Error: {error}")
     rich.print(report.layer_table(model, export))
     rich.print(str(export))
@@ -88,10 +86,13 @@ def _check_flags() -> None:
         refused = []
     for flag in needed:
         if flag.value is None:
-            raise app.UsageError(f"Flag --{flag.name} must have a value.")
+            raise ValueError(
+                f"Flag --{flag.name} must have a value. Received: none. "
+                "--help shows examples."
+            )
     for flag in refused:
         if flag.present:
-            raise app.UsageError(
+            raise ValueError(
                 f"Flag --{flag.name} is for LiteRT files that are written. "
                 f"Received: --{cause.name}={cause.value}. Leave it out."
             )

@@ -10,15 +10,16 @@ The table is of this network, this machine and this runtime. A layer is timed
 alone, so the sum of its layers is not a network's latency; both are printed.
 """
 
+import pathlib
 import platform
 
-import keras
 import rich
 from rich.table import Table
 
 import fliqs_tf
 from fliqs_tf import costs
 from fliqs_tf import datasets
+from fliqs_tf.bin import initial_model
 from fliqs_tf.bin import program
 from fliqs_tf.export import timing
 from fliqs_tf.files import write_json
@@ -29,6 +30,13 @@ from fliqs_tf.space import get_space
 def main(argv):
     """Measures what the flags describe and writes the table."""
     program.refuse_arguments(argv)
+    output = latency_flags.OUTPUT.value
+    # Before minutes of measuring.
+    if not pathlib.Path(output).parent.is_dir():
+        raise ValueError(
+            "The table's folder must exist. Received: --output="
+            f"{output}. Create the folder first."
+        )
     model = _model()
     formats = get_space(latency_flags.SPACE.value)
     arguments = {
@@ -43,7 +51,6 @@ def main(argv):
         f"({platform.system()}), fliqs_tf {fliqs_tf.__version__}."
     )
     table = timing.latency_table(model, formats, source=source, **arguments)
-    output = latency_flags.OUTPUT.value
     write_json(output, table)
     cost = costs.get(f"table:{output}")
     whole = timing.model_time(model, formats, **arguments)
@@ -56,7 +63,7 @@ def main(argv):
 
 def _model():
     if latency_flags.MODEL_FILE.value:
-        return keras.models.load_model(latency_flags.MODEL_FILE.value)
+        return initial_model.read(latency_flags.MODEL_FILE.value)
     info = datasets.info(latency_flags.DATASET.value)
     width = latency_flags.WIDTH.value
     return fliqs_tf.models.get(

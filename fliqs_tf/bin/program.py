@@ -8,8 +8,17 @@ from absl import app
 from absl import flags
 from absl import logging
 
-# What a user can mend; anything else is a defect and keeps its traceback.
-_USER_ERRORS = (ValueError, OSError, FloatingPointError)
+from fliqs_tf.datasets import DatasetError
+
+# What a user can mend (a package that is missing can be installed); anything
+# else is a defect and keeps its traceback.
+_USER_ERRORS = (
+    ValueError,
+    OSError,
+    FloatingPointError,
+    ImportError,
+    DatasetError,
+)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -32,6 +41,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 def refuse_arguments(argv: Sequence[str]) -> None:
     """Raises if there are arguments that are no flags."""
     if len(argv) > 1:
-        raise app.UsageError(
-            f"Expected flags only. Received: {' '.join(argv[1:])}."
+        # No `app.UsageError`: the message would stand behind pages of help.
+        raise ValueError(
+            f"Expected flags only. Received: {' '.join(argv[1:])}. Write "
+            "--flag=value; --help lists the flags."
         )

@@ -10,6 +10,7 @@ the end, and whenever a run is finished, report.md and pareto.png are written;
 report.
 """
 
+import dataclasses
 import fcntl
 import multiprocessing
 import multiprocessing.connection
@@ -50,6 +51,7 @@ def main(argv):
     if not workers:
         _show_report(study, command)
         return
+    _check(study)
     study.create()
     # For the processes: what TensorFlow says at its import is in no log.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -63,6 +65,16 @@ def main(argv):
             f"{', '.join(failed)}. See their files in {study.root / 'logs'}; "
             "the same command tries them again."
         )
+
+
+def _check(study):
+    """Tries what is to be run; in hours, when its turn comes, would be late."""
+    tried = set()
+    for config in study.runs:
+        row = dataclasses.replace(config, seed=0, run_dir=str(study.root))
+        if not study.is_finished(config) and row not in tried:
+            tried.add(row)
+            experiment.check(config)
 
 
 def _show_report(study, command):

@@ -325,13 +325,6 @@ class DifferentiableTest(parameterized.TestCase):
         x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:]))
         np.testing.assert_array_equal(mixture(x), model(x))
 
-    def test_one_decision_a_layer(self):
-        task, _ = planted.planted_task(input_formats="apart")
-        with self.assertRaisesRegex(
-            ValueError, "Received: input_formats='apart'"
-        ):
-            baselines.get("differentiable")(task)
-
     def test_penalty_is_the_expectation_over_all_samples(self):
         bounds = {"size": "1.1xint4", "memory": "1.3xint4"}
         choice = _choice("1.7xint4", bounds=bounds)
