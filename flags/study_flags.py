@@ -68,7 +68,7 @@ flags.register_validator(
 
 def study_from_flags() -> Study:
     """The study that the flags describe."""
-    if search_flags.METHOD.present:
+    if search_flags.METHOD.value != search_flags.METHOD.default:
         raise ValueError(
             "A study takes --methods. Received: --method="
             f"{search_flags.METHOD.value}. Write --methods=..., with commas."
