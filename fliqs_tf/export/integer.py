@@ -11,7 +11,8 @@ is rounded twice.
 
 What has no exact integer codes of up to 8 bits, float formats above all, stays
 in float32 between DEQUANTIZE and QUANTIZE. So do operators that lose too much
-in 8 bits: the arithmetic of layer norms, attention scores, softmax.
+in 8 bits: the arithmetic of layer norms, attention scores, softmax, and of
+norms that bring the features of a matrix product to one scale.
 
 INT2 is not used: the runtime computes convolutions with such weights wrongly.
 """
@@ -49,6 +50,7 @@ _PLAIN = (
 )
 # Of these, what the runtime has no kernel of 16 bits for.
 _WITHOUT_INT16 = (Builtin.HARD_SWISH,)
+_AFFINE = (Builtin.ADD, Builtin.MUL)
 _WEIGHTED = (
     Builtin.CONV_2D,
     Builtin.DEPTHWISE_CONV_2D,
@@ -121,8 +123,10 @@ def quantize(
         )
         recipe.add(match.operator, bits, activation_bits)
     if activation_bits is not None:
+        norms = feature_norms(graph, matches)
         for operator in plain_operators(graph, activation_bits):
-            recipe.add(operator, 8, activation_bits)
+            if not any(operator is norm for norm in norms):
+                recipe.add(operator, 8, activation_bits)
         for tensor, limits in ranges.items():
             shape = [1] * len(graph.tensors[tensor].shape)
             low, high = _ends(limits, activation_bits)
@@ -211,6 +215,35 @@ def _weight_statistics(match, scale, bits) -> dict[str, np.ndarray]:
     shape[match.axis] = -1
     bound = (scale * _LARGEST[bits]).reshape(shape)
     return {"min": -bound, "max": bound}
+
+
+def feature_norms(graph: Graph, matches: Sequence[Match]) -> list[Any]:
+    """Operators that scale or shift each input of a matrix product by itself.
+
+    Features of measured data may differ by orders of magnitude, and the small
+    ones would be lost in the one scale of an integer tensor.
+
+    Args:
+        graph: The file.
+        matches: Operators of quantized layers.
+    """
+    producers = graph.producers
+    found = []
+    for match in matches:
+        if graph.builtin(match.operator) != Builtin.FULLY_CONNECTED:
+            continue
+        source = weights.data_input(graph, match.operator)
+        while len(graph.tensors[source].shape) == 2:
+            norm = producers.get(source)
+            if norm is None or graph.builtin(norm) not in _AFFINE:
+                break
+            inputs = [int(number) for number in norm.inputs]
+            computed = [n for n in inputs if graph.raw(n) is None]
+            if len(computed) != 1:
+                break
+            found.append(norm)
+            (source,) = computed
+    return found
 
 
 def plain_operators(graph: Graph, activation_bits: int) -> list[Any]:

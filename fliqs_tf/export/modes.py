@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from fliqs_tf.export import integer
-from fliqs_tf.export import litert
 from fliqs_tf.export import ranges
 from fliqs_tf.export import twin
+from fliqs_tf.export import unfolded
 from fliqs_tf.export import weights
 from fliqs_tf.export.agreement import ACCURACY
 from fliqs_tf.export.agreement import MAX
@@ -20,7 +20,6 @@ from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
 from fliqs_tf.export.graph import TensorType
 from fliqs_tf.export.layer_inputs import inputs_of_layers
-from fliqs_tf.export.slots import Slots
 from fliqs_tf.formats import get_format
 
 ACTIVATIONS = ("float", "fake_quant", "int8", "int16", "dynamic")
@@ -131,12 +130,14 @@ def convert(
         samples: Inputs to measure ranges on that training did not learn.
     """
     kernels = kernels_of(fixed)
-    slots = Slots()
-    if activations == "fake_quant":
-        model = twin.fake_quant_twin(fixed, slots)
-        graph = litert.convert(model, slots, fixed, is_faithful=True)
-    else:
-        graph = litert.convert(twin.float_twin(fixed), slots, fixed)
+    is_faithful = activations == "fake_quant"
+
+    def make_twin(slots):
+        if is_faithful:
+            return twin.fake_quant_twin(fixed, slots)
+        return twin.float_twin(fixed)
+
+    graph = unfolded.convert(make_twin, fixed, kernels, is_faithful)
     if activations not in ("float", "fake_quant"):
         bits = STATIC_BITS.get(activations)
         graph = _integer(graph, fixed, kernels, bits, samples)

@@ -28,6 +28,10 @@ class Slots:
         self._values.append(np.asarray(value, np.float32))
         return len(self._values) - 1
 
+    def name(self, slot: int) -> str:
+        """Name of the slot's tensor in a file."""
+        return f"{PREFIX}{slot}"
+
     def tensor(self, slot: int) -> tf.Tensor:
         """The argument while tracing, the plain value otherwise."""
         if self._tensors is None:
@@ -46,10 +50,10 @@ class Slots:
     def specs(self) -> list[tf.TensorSpec]:
         """Argument specifications, in the order of the slots."""
         return [
-            tf.TensorSpec(value.shape, tf.float32, f"{PREFIX}{number}")
+            tf.TensorSpec(value.shape, tf.float32, self.name(number))
             for number, value in enumerate(self._values)
         ]
 
     def values(self) -> dict[str, np.ndarray]:
         """Argument name -> value."""
-        return {f"{PREFIX}{n}": value for n, value in enumerate(self._values)}
+        return {self.name(n): value for n, value in enumerate(self._values)}

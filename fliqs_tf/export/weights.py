@@ -153,10 +153,10 @@ def find(graph: Graph, kernels: Sequence[Kernel]) -> list[Match]:
             continue
         names = f"{graph.name(tensor)};{graph.name(operator.outputs[0])}"
         builtin = graph.builtin(operator)
-        layouts = functools.partial(
-            _layouts, shape=constant.shape, builtin=builtin
+        candidates = functools.partial(
+            layouts, shape=constant.shape, builtin=builtin
         )
-        match = recognise(constant, layouts, kernels, names, found)
+        match = recognise(constant, candidates, kernels, names, found)
         if match is not None:
             kernel, codes, axis, factor = match
             scale = factor
@@ -260,7 +260,7 @@ def recognise(
     return None
 
 
-def _layouts(
+def layouts(
     codes: np.ndarray, shape: tuple[int, ...], builtin: int
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yields codes laid out as LiteRT may, and the axis of output channels."""
