@@ -169,6 +169,9 @@ def _kernel(path, layer, operand) -> weights.Kernel:
 
 def _integer(graph, fixed, kernels, bits, samples):
     graph = Graph(graph.to_bytes())
+    # The quantizer runs the file as it stands, and open sizes stand at 1.
+    for tensor, array in zip(graph.inputs, samples[0], strict=True):
+        graph.tensors[tensor].shape = [1, *array.shape[1:]]
     matches = weights.find(graph, kernels)
     found: dict[int, ranges.Range] = {}
     if bits is not None:

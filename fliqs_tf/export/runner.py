@@ -23,7 +23,7 @@ class Runner:
 
     Raises:
         RuntimeError: If the kernels lack an operator of the file, or (when it
-            is called) cannot compute it.
+            is called) cannot prepare or compute it.
     """
 
     def __init__(
@@ -39,10 +39,9 @@ class Runner:
                 experimental_op_resolver_type=KERNELS[kernels],
                 experimental_preserve_all_tensors=keeps_tensors,
             )
-            self._interpreter.allocate_tensors()
-        # Of operators it does not know, and of those it cannot prepare.
+        # Of operators it does not know.
         except (ValueError, RuntimeError) as error:
-            raise self._refusal("prepare", error) from error
+            raise self._refusal("read", error) from error
         self._quantization = {
             details["index"]: details["quantization"]
             for details in self._interpreter.get_tensor_details()
@@ -83,6 +82,8 @@ class Runner:
         inputs = [tensor["index"] for tensor in run.get_input_details()]
         for tensor, array in zip(inputs, arrays, strict=True):
             run.resize_tensor_input(tensor, array.shape)
+        # Not before they have their sizes: those of a file are placeholders
+        # where the model leaves them open, and too small for some operators.
         run.allocate_tensors()
         for tensor, array in zip(inputs, arrays, strict=True):
             run.set_tensor(tensor, array)

@@ -12,6 +12,7 @@ from absl.testing import parameterized
 
 from fliqs_tf.export import export_onnx
 from fliqs_tf.export import export_tflite
+from fliqs_tf.export import modes
 from tests.export import small_models
 
 _EXPORTS = (export_tflite, export_onnx)
@@ -140,6 +141,21 @@ class DataTest(_BadInputTestCase):
         # Another size than it was measured with.
         report = export(model, self.path, verify_data=images[:, :6, :5])
         self.assertLess(report.max_relative_error, 2e-6)
+
+    @parameterized.parameters(
+        *[(export_tflite, mode) for mode in modes.ACTIVATIONS],
+        (export_onnx, "float"),
+    )
+    def test_open_image_size_that_needs_a_least_one(self, export, activations):
+        """A file's placeholders have the size 1, less than the kernel's 3."""
+        inputs = keras.Input((None, None, 3))
+        x = keras.layers.Conv2D(4, 3)(inputs)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        images = small_models.images()
+        model = keras.Model(inputs, keras.layers.Dense(2)(x))
+        model = small_models.fixed(model, "int8", images)
+        report = export(model, self.path, activations, images)
+        self.assertLess(report.verification.rms_error, 0.1)
 
     @parameterized.parameters(*_EXPORTS)
     def test_inputs_that_are_whole_numbers(self, export):
