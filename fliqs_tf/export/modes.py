@@ -226,10 +226,15 @@ def check_ranges(fixed: keras.Model, activations: str) -> None:
 
 def check_learned_ranges(fixed: keras.Model, activations: str) -> None:
     """Raises a `ValueError` if an input range saw no data."""
-    found = twin.learned_ranges(fixed)
-    # Once each, in the order of the model.
+    layers = twin.fixed_layers(fixed)
+    # A range that saw nothing but zeros is as empty as one without data. Once
+    # each, in the order of the model.
     missing = [
-        *dict.fromkeys(path for (path, _), r in found.items() if r == (0, 0))
+        *dict.fromkeys(
+            path
+            for (path, _), limits in twin.learned_ranges(fixed).items()
+            if limits == (0, 0) and not layers[path].is_calibrated()
+        )
     ]
     if missing:
         raise ValueError(

@@ -54,6 +54,9 @@ def learned_ranges(
 ) -> dict[int, Range]:
     """Tensor number -> range that training found.
 
+    One of nothing but zeros, behind a dead ReLU say, is no range, and none is
+    found for its tensor.
+
     Args:
         graph: The file.
         matches: Operators of quantized layers.
@@ -69,7 +72,7 @@ def learned_ranges(
             # Layers that read one tensor have learned the same; if trained
             # apart, the wider range clips for neither.
             scaling = scalings.get(tensor, Scaling())
-            if scaling is not None:
+            if scaling is not None and any(learned[key]):
                 limits = scaling(learned[key])
                 found[tensor] = _union(found.get(tensor, (0.0, 0.0)), limits)
     for operator in reversed(graph.operators):

@@ -186,6 +186,27 @@ class StaticTest(_IntegerTestCase):
         with self.assertRaisesRegex(ValueError, r"without data in \['down'\]"):
             export_tflite(model, self.path, activations, self.images)
 
+    @parameterized.parameters(
+        ("int8", "symmetric"), ("int8", "affine"), ("int16", "symmetric")
+    )
+    def test_inputs_that_were_always_zero(self, activations, signedness):
+        dense = keras.layers.Dense
+        inputs = keras.Input((6,))
+        x = dense(4, name="live")(inputs)
+        # No value passes the ReLU.
+        below = keras.initializers.Constant(-100.0)
+        dead = dense(4, bias_initializer=below, activation="relu")(inputs)
+        x += dense(4, name="after_dead", bias_initializer="ones")(dead)
+        data = np.random.default_rng(0).standard_normal((40, 6), "float32")
+        model = convert.to_searchable(
+            keras.Model(inputs, x), "int8", input_signedness=signedness
+        )
+        model = small_models.fixed(model, "int8", data)
+        report = export_tflite(model, self.path, activations, data)
+        self.assertLess(report.verification.rms_error, 0.02)
+        rows = {row.path: row.stored_input for row in report.layers}
+        self.assertRegex(rows["after_dead"], f"{activations.upper()}, scale")
+
     def test_ranges_of_each_tensor_are_measured(self):
         model = small_models.fixed(
             small_models.residual(), "int8", input_range="dynamic"
