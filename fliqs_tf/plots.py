@@ -53,7 +53,7 @@ def probabilities(epochs: Sequence[Mapping], path: str | os.PathLike) -> None:
     """Draws the probabilities of every decision's options over time.
 
     Args:
-        epochs: As `SearchHistory` records them.
+        epochs: As `fliqs_tf.callbacks.SearchHistory` records them.
         path: PNG file.
     """
     decisions = epochs[-1]["probabilities"]
@@ -107,7 +107,7 @@ def search_curves(
     """Draws reward, cost ratio and entropy over time.
 
     Args:
-        epochs: As `SearchHistory` records them.
+        epochs: As `fliqs_tf.callbacks.SearchHistory` records them.
         path: PNG file.
         phases: Name of a phase -> epoch at which it begins, to be marked.
     """
@@ -144,7 +144,8 @@ def switching_errors(
     """Draws the switching error of each layer over time, a panel a search.
 
     Args:
-        series: Title -> epochs as `SearchHistory` records them.
+        series: Title -> epochs, as `fliqs_tf.callbacks.SearchHistory` records
+            them.
         path: PNG file.
     """
     columns = min(2, len(series))
