@@ -23,6 +23,8 @@ MISSING = "none"
 # The type that codes into a table have; no weight is stored as plain UINT8.
 _INDEX_TYPE = "UINT8"
 _PACKED = ("INT2", "INT4")
+# Width of the widest type but float32.
+_HALF = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +69,14 @@ class LayerReport:
         """
         weight_format, input_format = asked_formats(layer)
         count = count_weights(layer)
-        least = math.ceil(count * get_format(weight_format).bits / 8)
+        bits = get_format(weight_format).bits
+        least = math.ceil(count * bits / 8)
         if not count:
             why = "a product of activations has no weights"
         elif stored_type == MISSING:
             why = "The converter left no constant that equals this kernel."
-        elif weight_bytes < least:
+        # Values of wider formats may all fit into 16 bits.
+        elif weight_bytes < count * min(bits, _HALF) / 8:
             why = (
                 "The converter left no constant that equals one of the "
                 "kernels, which stays in float32."

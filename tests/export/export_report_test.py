@@ -125,6 +125,19 @@ class ExportReportTest(parameterized.TestCase):
         self.assertEqual(row.theoretical_bytes, (8 + 4) * 12)
         self.assertRegex(row.why, "no constant that equals one of the kernels")
 
+    def test_container_that_is_narrower_than_the_format(self):
+        """FLOAT16 holds the values of these weights in 19 bits."""
+        model = keras.Sequential(
+            [keras.Input((6,)), keras.layers.Dense(7, name="dense")]
+        )
+        model.get_layer("dense").set_weights([np.eye(6, 7), np.zeros(7)])
+        model = small_models.fixed(model, "e8m10", np.ones((2, 6), "float32"))
+        path = self.create_tempfile().full_path
+        (row,) = export_tflite(model, path).layers
+        self.assertEqual(row.stored_type, "FLOAT16")
+        self.assertLess(row.weight_bytes, row.theoretical_bytes)
+        self.assertRegex(row.why, "no type of 19 bits.*the codes stand in 16")
+
     def test_bytes_are_read_from_the_file(self):
         with open(self.path, "rb") as file:
             graph = Graph(file.read())
