@@ -51,7 +51,8 @@ def run(task: Task) -> Result:
     """
     model, first = task.model, 0
     if not task.is_trained:
-        first = round(_TRAINING_SHARE * task.epochs)
+        # Sensitivities of random weights say nothing.
+        first = min(task.epochs, max(1, round(_TRAINING_SHARE * task.epochs)))
         model = keras.models.clone_model(task.model)
         model.set_weights(task.model.get_weights())
         task.fit(model, 0, first)
@@ -111,8 +112,17 @@ def sensitivities(
 
     Raises:
         ValueError: If the outputs are no probabilities and `is_logits` is
-            `False`.
+            `False`, if there are several of them, or no samples.
     """
+    inputs_only = data.map(lambda inputs, *_: inputs)
+    batches = inputs_only.unbatch().batch(_SAMPLES).take(1)
+    inputs = next(iter(batches), None)
+    if inputs is None:
+        raise ValueError(
+            "Sensitivities are measured on samples. Received: an empty data "
+            "set. Give at least one batch, `x` or `(x, ...)`."
+        )
+    _check_output(model, inputs)
     probe = Choice(
         model,
         (*space, *({_FLOAT} - set(space))),
@@ -137,8 +147,6 @@ def sensitivities(
             is_binary=is_sigmoid or outputs.shape[-1] == 1,
         )
 
-    inputs_only = data.map(lambda inputs, *_: inputs)
-    (inputs,) = inputs_only.unbatch().batch(_SAMPLES).take(1)
     sample = np.full(len(probe.decisions), untouched)
     probe.set(sample)
     reference = log_probabilities(inputs)
@@ -151,6 +159,19 @@ def sensitivities(
             reference, log_probabilities(inputs)
         )
     return result
+
+
+def _check_output(model, inputs):
+    """Outputs of several kinds have divergences of no common measure."""
+    one = keras.tree.map_structure(lambda x: x[:1], inputs)
+    outputs = keras.tree.flatten_with_path(model(one, training=False))
+    if len(outputs) != 1:
+        names = ["/".join(map(str, path)) for path, _ in outputs]
+        raise ValueError(
+            "Sensitivities are those of a model with one output. Received: "
+            f"{len(names)} outputs, {', '.join(names)}. Choose one by "
+            "`keras.Model(model.inputs, ...)`, or search by another method."
+        )
 
 
 def _log_probabilities(outputs, is_logits, is_binary):
