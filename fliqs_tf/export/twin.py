@@ -198,17 +198,44 @@ def _unroll(model) -> None:
 
     Its loops have no lists of tensors with an open batch.
     """
-    for path, layer in walk(model):
-        if isinstance(layer, keras.layers.RNN):
-            shapes = keras.tree.flatten_with_path(layer.get_build_config())
-            if any(size is None for (*_, place), size in shapes if place == 1):
-                raise ValueError(
-                    "Recurrent layers must have a fixed number of steps. "
-                    f"Received: {type(layer).__name__} {path!r}, whose input "
-                    "leaves it open. Build the model with "
-                    "`keras.Input((steps, features))`."
-                )
-            layer.unroll = True
+    paths = {id(layer): path for path, layer in walk(model)}
+    # Those made of a cell of one's own are nothing that has a path.
+    for layer in model._flatten_layers():
+        # Steps that the model itself takes stay what they are.
+        if not isinstance(layer, keras.layers.RNN) or layer.unroll:
+            continue
+        shapes = keras.tree.flatten_with_path(layer.get_build_config())
+        if any(size is None for (*_, place), size in shapes if place == 1):
+            raise ValueError(
+                "Recurrent layers must have a fixed number of steps. "
+                f"Received: {type(layer).__name__} "
+                f"{paths.get(id(layer), layer.name)!r}, whose input "
+                "leaves it open. Build the model with "
+                "`keras.Input((steps, features))`."
+            )
+        if layer.go_backwards and layer.zero_output_for_mask:
+            _reverse_beforehand(layer)
+        layer.unroll = True
+
+
+def _reverse_beforehand(layer) -> None:
+    """Lets a layer go forwards through what is reversed, if it is masked.
+
+    Going backwards, steps of Keras 3.15 lay the mask as it is over the outputs
+    of masked steps, which are reversed; its loops do not.
+    """
+    inner_loop = layer.inner_loop
+
+    def reversing(sequences, initial_state, mask, training=False):
+        if mask is None:
+            return inner_loop(sequences, initial_state, mask, training)
+        sequences, mask = (keras.ops.flip(x, axis=1) for x in (sequences, mask))
+        layer.go_backwards = False
+        outputs = inner_loop(sequences, initial_state, mask, training)
+        layer.go_backwards = True
+        return outputs
+
+    layer.inner_loop = reversing
 
 
 def float32_reference(model: keras.Model) -> keras.Model:
