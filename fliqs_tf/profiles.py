@@ -1,8 +1,8 @@
 """What a model's layers do: multiply-accumulates, sizes of operands."""
 
 import dataclasses
-import itertools
 import math
+from typing import Any
 
 import keras
 
@@ -18,6 +18,9 @@ from fliqs_tf.layers.searchable_layer import SearchableLayer
 @dataclasses.dataclass(frozen=True)
 class LayerProfile:
     """The numbers of a layer that its cost depends on.
+
+    Where inputs may have any size, those that depend on it raise a
+    `ValueError` when they are read; those of the weights are known.
 
     Args:
         path: Path of the layer.
@@ -50,14 +53,22 @@ class LayerProfile:
     has_groups: bool
     biases: int
 
+    def __getattribute__(self, name):
+        value = super().__getattribute__(name)
+        if value is None:
+            raise ValueError(
+                "The size of inputs must be known for what depends on it. "
+                f"Received: `{name}` of layer {self.path!r}, whose inputs have "
+                "any size. Build the model with a fixed input shape, or choose "
+                "a cost of the weights alone, such as 'size'."
+            )
+        return value
+
 
 def profile(model: keras.Model) -> dict[str, LayerProfile]:
     """Profiles the layers of a model that are or can be made searchable.
 
     A searchable or fixed model is profiled in its searchable layers only.
-
-    Raises:
-        ValueError: If the size of a layer's input is not known.
     """
     layers = searchable_layers(model)
     made = {
@@ -71,13 +82,6 @@ def profile(model: keras.Model) -> dict[str, LayerProfile]:
 
 
 def _profile_layer(path, layer, shapes):
-    for shape in itertools.chain(*map(each, shapes)):
-        if None in shape[1:]:
-            raise ValueError(
-                "MACs need inputs of known size. Received: layer "
-                f"{path!r} with input shape {shape}. Build the model with a "
-                "fixed input shape."
-            )
     form = searchable_form(layer)
     kernels, bias = form.shapes(layer)
     # Weights and output channels of each kernel.
@@ -85,31 +89,43 @@ def _profile_layer(path, layer, shapes):
         (math.prod(kernel), math.prod(kernel[axis] for axis in axes))
         for kernel, axes in kernels
     ]
-    weights = sum(w for w, _ in sizes)
-    given = [[math.prod(one[1:]) for one in each(shape)] for shape in shapes]
-    elements = sum(map(sum, given))
-    # Without a kernel, the right one of two inputs stands in its place.
-    right = 0 if kernels else sum(sum(others) for _, *others in given)
-    indices, read = 0, weights
-    if looks_up(layer):
-        indices = elements
-        read = sum(min(indices, w // c) * c for w, c in sizes)
     # A plain layer becomes searchable with a scale a channel by default.
     granularity = getattr(layer, "weight_granularity", "channel")
     return LayerProfile(
         path,
         kind_of(layer),
-        macs=sum(form.macs(layer, shape) for shape in shapes),
-        inputs=elements - right - indices,
-        right_inputs=right,
-        indices=indices,
-        weights=weights,
-        weights_read=read,
+        weights=sum(w for w, _ in sizes),
         channels=sum(c for _, c in sizes),
         scales=sum(_scales(w, c, granularity) for w, c in sizes),
         has_groups=isinstance(granularity, int),
         biases=0 if bias is None else math.prod(bias),
+        **_of_inputs(layer, shapes, sizes),
     )
+
+
+def _of_inputs(layer, shapes, sizes) -> dict[str, Any]:
+    """What depends on the size of inputs: `None` where that is not known."""
+    weights = sum(w for w, _ in sizes)
+    if any(None in one[1:] for shape in shapes for one in each(shape)):
+        counts = ("macs", "inputs", "right_inputs", "indices")
+        read = None if looks_up(layer) else weights
+        return {**dict.fromkeys(counts), "weights_read": read}
+    given = [[math.prod(one[1:]) for one in each(shape)] for shape in shapes]
+    elements = sum(map(sum, given))
+    # Without a kernel, the right one of two inputs stands in its place.
+    right = 0 if sizes else sum(sum(others) for _, *others in given)
+    indices, read = 0, weights
+    if looks_up(layer):
+        indices = elements
+        read = sum(min(indices, w // c) * c for w, c in sizes)
+    form = searchable_form(layer)
+    return {
+        "macs": sum(form.macs(layer, shape) for shape in shapes),
+        "inputs": elements - right - indices,
+        "right_inputs": right,
+        "indices": indices,
+        "weights_read": read,
+    }
 
 
 def _scales(weights, channels, granularity) -> int:

@@ -178,9 +178,31 @@ class ProfileTest(parameterized.TestCase):
     def test_unknown_size(self):
         model = model_of((None, None, 3), keras.layers.Conv2D(2, 3, name="a"))
         with self.assertRaisesRegex(
-            ValueError, r"Received: layer 'a' with input shape \(None, None"
+            ValueError, "Received: `macs` of layer 'a'"
         ):
             costs.get("bitops")(model, "int4")
+        for cost in ("memory", "table:energy_45nm.json"):
+            with self.assertRaisesRegex(ValueError, "fixed input shape"):
+                costs.get(cost)(model, "int4")
+
+    @parameterized.parameters("size", "file_size")
+    def test_sizes_of_weights_need_no_sizes_of_inputs(self, name):
+        cost = costs.get(name)
+        layer = keras.layers.Conv2D(2, 3)
+        shapes = ((None, None, 3), (8, 8, 3))
+        found = [cost(model_of(shape, layer), "int4") for shape in shapes]
+        # 4 bits a weight, a scale and a bias a channel.
+        self.assertEqual(found, [(27 + 4 * 4) / 2**20] * 2)
+        table = keras.layers.Embedding(10, 4)
+        dense = keras.layers.Dense(3)
+        found = [
+            cost(model_of((steps,), table, dense), "int4")
+            for steps in (None, 8)
+        ]
+        self.assertEqual(*found)
+        model = model_of((None,), table, dense)
+        search = fliqs.SearchModel(model, "int_s", cost=name)
+        self.assertLen(search.decisions, 2)
 
 
 class CostTest(parameterized.TestCase):
