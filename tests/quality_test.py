@@ -31,6 +31,15 @@ class AccuracyTest(parameterized.TestCase):
         loss = form(keras.losses.BinaryCrossentropy(from_logits=True))
         self.assertEqual(float(quality.accuracy(y, y_pred, loss)), 1.0)
 
+    @parameterized.parameters(
+        lambda x: {"head": x}, lambda x: [x], lambda x: (x,)
+    )
+    def test_one_output_by_its_name_or_in_a_list(self, form):
+        y, loss = np.int32([0, 1, 2, 0]), "sparse_categorical_crossentropy"
+        for targets in (y, form(y)):
+            found = quality.accuracy(targets, form(_LOGITS), form(loss))
+            self.assertEqual(float(found), 0.75)
+
     def test_one_hot_rows(self):
         y = np.eye(3, dtype="float32")[[0, 1, 2, 0]]
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
