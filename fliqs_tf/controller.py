@@ -86,18 +86,22 @@ class Controller(keras.layers.Layer):
             raise ValueError(
                 "Fractions of the run must fulfil 0 <= activation_delay <= "
                 "warmup < freeze <= 1. Received: activation_delay="
-                f"{activation_delay}, warmup={warmup}, freeze={freeze}."
+                f"{activation_delay}, warmup={warmup}, freeze={freeze}. Give "
+                "all three: where one is not given, its default holds."
             )
-        if entropy_weight < 0.0 or not 0.0 <= baseline_momentum < 1.0:
+        if (
+            not 0.0 <= entropy_weight < math.inf
+            or not 0.0 <= baseline_momentum < 1.0
+        ):
             raise ValueError(
-                "`entropy_weight` must be at least 0 and `baseline_momentum` "
-                f"in [0, 1). Received: entropy_weight={entropy_weight}, "
-                f"baseline_momentum={baseline_momentum}."
+                "`entropy_weight` must be a finite number of at least 0 and "
+                "`baseline_momentum` in [0, 1). Received: entropy_weight="
+                f"{entropy_weight}, baseline_momentum={baseline_momentum}."
             )
-        if cost_samples < 1:
+        if not isinstance(cost_samples, int | np.integer) or cost_samples < 1:
             raise ValueError(
-                "`cost_samples` must be at least 1. Received: cost_samples="
-                f"{cost_samples}."
+                "`cost_samples` must be a whole number of at least 1. Received:"
+                f" cost_samples={cost_samples!r}."
             )
         if credit not in CREDITS or (credit == "decision" and cost_samples < 2):
             raise ValueError(
@@ -105,10 +109,10 @@ class Controller(keras.layers.Layer):
                 "with `cost_samples` above 1, as a critic judges quality only. "
                 f"Received: credit={credit!r}, cost_samples={cost_samples}."
             )
-        if prior_weight < 0.0:
+        if not 0.0 <= prior_weight < math.inf:
             raise ValueError(
-                "`prior_weight` must be at least 0. Received: prior_weight="
-                f"{prior_weight}."
+                "`prior_weight` must be a finite number of at least 0. "
+                f"Received: prior_weight={prior_weight}."
             )
         if optimizer is None:
             optimizer = keras.optimizers.Adam(0.02)

@@ -293,6 +293,9 @@ class ConfigTest(parameterized.TestCase):
         {"baseline_momentum": 1.0},
         {"baseline_momentum": -0.5},
         {"cost_samples": 0},
+        {"cost_samples": 2.5},
+        {"entropy_weight": float("nan")},
+        {"prior_weight": float("inf")},
         {"optimizer": keras.optimizers.Adam(gradient_accumulation_steps=2)},
     )
     def test_bad_arguments(self, **kwargs):
