@@ -104,14 +104,14 @@ class Agreement:
         """Whether labels tell the file from one that names one class always.
 
         They do if the reference's accuracy is above that of such a file, and
-        the file's is nearer to it. Where a class is rare, where labels are
-        wrong or all the same, they do not, and prove nothing.
+        the file loses at most half of this gain. Where a class is too rare,
+        or labels are wrong or all the same, they do not, and prove nothing.
         """
-        if self.accuracy is None or self.reference_accuracy is None:
+        drop, constant = self.accuracy_drop, self.constant_accuracy
+        if drop is None or constant is None or self.reference_accuracy is None:
             return False
-        gain = self.reference_accuracy - self.constant_accuracy
-        kept = self.accuracy - self.constant_accuracy
-        return gain > _SLACK and kept >= gain / 2 - _SLACK
+        gain = self.reference_accuracy - constant
+        return gain > _SLACK and drop <= gain / 2 + _SLACK
 
     @property
     def passed(self) -> bool:

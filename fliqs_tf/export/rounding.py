@@ -139,6 +139,8 @@ class InputRounding:
         it is a constant that can be multiplied in beforehand, if there is one.
         """
         del training, weights
+        # Layers multiply inputs that are no floats, too.
+        inputs = tf.cast(inputs, tf.float32)
         scale = tf.constant(1.0)
         if self._is_dynamic:
             absmax = tf.reduce_max(tf.abs(inputs))

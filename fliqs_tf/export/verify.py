@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -183,8 +184,9 @@ def batches_of(verify_data, model: keras.Model) -> Iterator[Batch]:
     """Yields batches of the data that a caller gave.
 
     Args:
-        verify_data: Array or `tf.data.Dataset` of batches, of the input or,
-            for several inputs, a list of them (dictionaries by input name).
+        verify_data: An array of the input or, for several inputs, a list of
+            them (dictionaries by input name); or such batches, in a
+            `tf.data.Dataset`, a `keras.utils.PyDataset` or an iterator.
             The `y` of a pair `(x, y)`, given or of a data set, are labels if
             they can be: one class number, or one row of the output's width
             with a single 1 among zeros, a sample.
@@ -197,8 +199,6 @@ def batches_of(verify_data, model: keras.Model) -> Iterator[Batch]:
     """
     found = False
     for arrays, labels in _raw_batches(verify_data, model):
-        _check_shapes(arrays, model)
-        _check_finite(arrays, model)
         for start in range(0, len(arrays[0]), BATCH_SIZE):
             found = True
             part = slice(start, start + BATCH_SIZE)
@@ -214,20 +214,41 @@ def batches_of(verify_data, model: keras.Model) -> Iterator[Batch]:
 
 
 def _raw_batches(verify_data, model):
-    elements = [verify_data]
-    if isinstance(verify_data, tf.data.Dataset):
-        if verify_data.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise ValueError(
-                "`verify_data` must end. Received: an infinite data set. Use "
-                "`.take(count)`."
-            )
-        elements = verify_data.as_numpy_iterator()
-    for element in elements:
+    for element in _elements(verify_data):
         y = None
         if isinstance(element, tuple):
             element, y, _ = keras.utils.unpack_x_y_sample_weight(element)
+        arrays = _inputs_of(element, model)
+        _check_shapes(arrays, model)
+        _check_finite(arrays, model)
         labels = None if y is None else _labels_of(y, model)
-        yield _inputs_of(element, model), labels
+        if labels is not None and len(labels) != len(arrays[0]):
+            raise ValueError(
+                "`verify_data` must hold a label for every sample. Received: "
+                f"{len(labels)} labels of {len(arrays[0])} samples. Give as "
+                "many, or inputs alone."
+            )
+        yield arrays, labels
+
+
+def _elements(verify_data) -> Iterable:
+    """Batches `x` or `(x, y)`, of any number of samples."""
+    if isinstance(verify_data, tf.data.Dataset):
+        is_endless = verify_data.cardinality() == tf.data.INFINITE_CARDINALITY
+        elements = verify_data.as_numpy_iterator()
+    elif isinstance(verify_data, keras.utils.PyDataset):
+        count = verify_data.num_batches
+        is_endless = count is None
+        elements = (verify_data[index] for index in range(count or 0))
+    else:
+        is_iterator = isinstance(verify_data, Iterator)
+        return verify_data if is_iterator else [verify_data]
+    if is_endless:
+        raise ValueError(
+            "`verify_data` must end. Received: an infinite data set. Use "
+            "`.take(count)`, or give it a length."
+        )
+    return elements
 
 
 def _labels_of(y, model) -> np.ndarray | None:
@@ -236,7 +257,7 @@ def _labels_of(y, model) -> np.ndarray | None:
         return None
     classes = model.outputs[0].shape[-1]
     y = np.asarray(y)
-    if len(model.outputs[0].shape) != 2 or classes in (None, 1):
+    if len(model.outputs[0].shape) != 2 or classes in (None, 1) or not y.ndim:
         return None
     if y.ndim == 2 and y.shape[1] == classes:
         # Other rows of that width are targets: images of an autoencoder, say.
@@ -277,20 +298,28 @@ def _inputs_of(element, model) -> list[np.ndarray]:
             f" {len(element)} arrays."
         )
     pairs = zip(element, model.inputs, strict=True)
-    return [np.asarray(array).astype(x.dtype) for array, x in pairs]
+    try:
+        return [np.asarray(array).astype(x.dtype) for array, x in pairs]
+    except (TypeError, ValueError) as error:
+        kinds = [type(array).__name__ for array in element]
+        raise ValueError(
+            f"`verify_data` must hold arrays of numbers for the inputs {names}."
+            f" Received: {', '.join(kinds)} ({error}). Give arrays, or batches "
+            "of them in a `tf.data.Dataset` or an iterator."
+        ) from error
 
 
 def _check_shapes(arrays, model):
     for array, tensor in zip(arrays, model.inputs, strict=True):
-        expected = tensor.shape[1:]
-        received = array.shape[1:]
-        if len(expected) != len(received) or any(
+        # The first one is the batch's.
+        expected = (None, *tensor.shape[1:])
+        if len(expected) != array.ndim or any(
             size not in (None, given)
-            for size, given in zip(expected, received, strict=True)
+            for size, given in zip(expected, array.shape, strict=True)
         ):
             raise ValueError(
                 f"`verify_data` for input {tensor.name!r} must have the shape "
-                f"{(None, *expected)}. Received: shape={array.shape}. Leave "
+                f"{expected}. Received: shape={array.shape}. Leave "
                 "the batch dimension in front, and preprocess as for training."
             )
     if len({len(array) for array in arrays}) != 1:

@@ -151,6 +151,17 @@ class ModelsTest(_ExportTestCase):
         model.compile(loss=lambda y, p: keras.ops.mean(p - y))
         export_tflite(model, self.path)
 
+    @parameterized.parameters("fake_quant", "int8", "int16", "dynamic")
+    def test_inputs_that_are_booleans(self, activations):
+        model = keras.Sequential(
+            [keras.Input((6,), dtype="bool"), keras.layers.Dense(3)]
+        )
+        data = np.random.default_rng(0).integers(0, 2, (20, 6)).astype(bool)
+        model = small_models.fixed(model, "int4", data)
+        report = export_tflite(model, self.path, activations, data)
+        limit = 0.0 if activations == "fake_quant" else 0.02
+        self.assertLessEqual(report.verification.rms_error, limit)
+
     def test_model_without_quantized_layers(self):
         report = export_tflite(small_models.residual(), self.path)
         self.assertEmpty(report.layers)
@@ -268,6 +279,19 @@ class ArgumentsTest(_ExportTestCase):
         with self.assertRaisesRegex(ValueError, message):
             export_tflite(self.model, self.path, verify_data=data)
         self.assertEmpty(os.listdir(self.folder))
+
+    @parameterized.parameters("float", "fake_quant")
+    def test_model_in_float64(self, activations):
+        model = keras.Sequential(
+            [
+                keras.Input((4,), dtype="float64"),
+                keras.layers.Dense(2, dtype="float64", name="dense"),
+            ]
+        )
+        data = np.ones((3, 4))
+        model = small_models.fixed(model, "int8", data)
+        with self.assertRaisesRegex(ValueError, "refused tf.*layer 'dense'"):
+            export_tflite(model, self.path, activations, data)
 
     def test_layer_that_litert_lacks(self):
         model = keras.Sequential([keras.Input((4,)), _Digamma(name="odd")])

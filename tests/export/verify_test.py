@@ -27,6 +27,22 @@ class _Traced(keras.layers.Layer):
         return x
 
 
+class _Sequence(keras.utils.PyDataset):
+    def __init__(self, batches):
+        super().__init__()
+        self._batches = batches
+
+    def __len__(self):
+        return len(self._batches)
+
+    def __getitem__(self, index):
+        return self._batches[index]
+
+
+class _Endless(keras.utils.PyDataset):
+    num_batches = None
+
+
 class CompareTest(parameterized.TestCase):
     @parameterized.parameters(
         # Every batch, and building the model.
@@ -86,6 +102,11 @@ class BatchesTest(parameterized.TestCase):
         lambda x: tf.data.Dataset.from_tensor_slices(x).batch(150),
         lambda x: tf.data.Dataset.from_tensor_slices((x, x)).batch(150),
         lambda x: tf.data.Dataset.from_tensor_slices({"x": x}).batch(150),
+        lambda x: (part for part in [x]),
+        lambda x: iter([({"x": x}, x)]),
+        lambda x: iter(tf.data.Dataset.from_tensors((x, x))),
+        lambda x: _Sequence([x]),
+        lambda x: _Sequence([(x, x, x)]),
     )
     def test_forms(self, form):
         rows, sizes = self._rows(form(self.data))
@@ -134,10 +155,42 @@ class BatchesTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, f"0 to 2. Received:.*{label}"):
             next(verify.batches_of(pair, model))
 
-    def test_endless_data(self):
-        data = tf.data.Dataset.from_tensor_slices(self.data).repeat()
+    @parameterized.parameters(
+        lambda x: tf.data.Dataset.from_tensor_slices(x).repeat(),
+        lambda x: _Endless(),
+    )
+    def test_endless_data(self, form):
         with self.assertRaisesRegex(ValueError, "infinite"):
-            self._rows(data)
+            self._rows(form(self.data))
+
+    @parameterized.parameters(
+        (
+            lambda x: tf.data.Dataset.from_tensor_slices((x, x[:, 0])),
+            r"shape \(None, 2\). Received: shape=\(2,\). Leave the batch",
+        ),
+        (
+            lambda x: np.array(["one", "two"]),
+            r"arrays of numbers.*\['x'\]. Received: ndarray \(could not",
+        ),
+        (lambda x: [x.tolist() + [[1]]], r"Received: list \(.*inhomogeneous"),
+        (lambda x: [map(abs, x)], r"Received: map \("),
+        (lambda x: iter([]), "at least one sample. Received: none"),
+    )
+    def test_data_that_are_no_batches(self, form, message):
+        with self.assertRaisesRegex(ValueError, message):
+            self._rows(form(self.data))
+
+    def test_inputs_without_a_size_are_batches(self):
+        inputs = keras.Input(())
+        model = keras.Model(inputs, 2.0 * inputs)
+        with self.assertRaisesRegex(ValueError, r"\(None,\). Received: .*\(\)"):
+            next(verify.batches_of(np.float32(3.0), model))
+
+    def test_labels_of_some_samples(self):
+        model = _linear([[1.0, 0.0], [1.0, 1.0]])
+        pair = self.data, np.zeros(149, int)
+        with self.assertRaisesRegex(ValueError, "149 labels of 150 samples"):
+            next(verify.batches_of(pair, model))
 
     def test_random_inputs_need_a_size(self):
         inputs = keras.Input((None, 3))
