@@ -55,8 +55,14 @@ def annotate(
 
     Raises:
         ValueError: If the model is no built `tf_keras` model, or the assignment
-            names a layer that it lacks or that cannot be quantized.
+            names a layer that it lacks or that cannot be quantized, or the
+            range is learned.
     """
+    if input_range == "lsq":
+        raise ValueError(
+            "Ranges of inputs are not learned in Keras 2 models. Received: "
+            "input_range='lsq'. Choose 'ema', 'percentile' or 'dynamic'."
+        )
     if not isinstance(model, tf_keras.Model) or not model.built:
         raise ValueError(
             "Expected a built `tf_keras` model. Received: "

@@ -145,12 +145,17 @@ class TfmotTest(absltest.TestCase):
                     tfmot.annotate(model, given)
                 except ValueError as error:
                     errors.append(str(error))
+            try:
+                tfmot.annotate(old, assignment, input_range="lsq")
+            except ValueError as error:
+                errors.append(str(error))
             print(json.dumps(errors))
         """)
-        self.assertLen(errors, 3)
+        self.assertLen(errors, 4)
         self.assertIn("Received: keras", errors[0])
         self.assertIn("Received: 'lost'; nearest: last", errors[1])
         self.assertIn("Received: 'relu'", errors[2])
+        self.assertIn("Received: input_range='lsq'", errors[3])
 
 
 if __name__ == "__main__":
