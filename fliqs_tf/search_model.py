@@ -21,10 +21,14 @@ from fliqs_tf.convert import to_fixed
 from fliqs_tf.convert import to_searchable
 from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import walk
+from fliqs_tf.layers.children import exchange
 from fliqs_tf.policy import Policy
-from fliqs_tf.quality import QUALITIES
 from fliqs_tf.quality import accuracy
 from fliqs_tf.random_states import random_states
+from fliqs_tf.search_arguments import check_arguments
+from fliqs_tf.search_arguments import check_controller
+from fliqs_tf.search_arguments import check_no_conversion
+from fliqs_tf.search_arguments import check_steps
 from fliqs_tf.search_run import SearchRun
 from fliqs_tf.search_run import value_of
 from fliqs_tf.space import Rule
@@ -55,13 +59,19 @@ class SearchModel(keras.Model):
         search = fliqs.SearchModel(
             model, space="int_l", cost_target="1.25xint4"
         )
-        search.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+        search.compile(
+            optimizer="adam",
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
         search.fit(train, validation_data=val, epochs=20)
         fixed = search.best_model()
 
     Args:
-        model: Built Functional or Sequential model: a plain one, or one whose
-            layers are searchable already (then without `space` and `rules`).
+        model: Built model: a plain one, or one whose layers are searchable
+            already (then without `space`, `rules` and what says how inputs
+            are quantized). A `compute_loss`, `train_step` or `test_step` of
+            its own is not called: subclass `SearchModel` for that.
         space: Formats to choose from, see `to_searchable`.
         cost: What the reward weighs: a name that `fliqs.costs.get` takes, or a
             `fliqs.costs.Cost`.
@@ -97,11 +107,18 @@ class SearchModel(keras.Model):
         bounds: Mapping[str | costs.AnyCost, float | str] = {},  # noqa: B006
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        check_arguments(reward, beta, quality, bounds)
+        check_steps(model, type(self), SearchModel)
+        # Keras scales the loss where the policy is float16's. What the model
+        # is given, it casts itself.
+        super().__init__(
+            **{"dtype": model.dtype_policy, "autocast": False, **kwargs}
+        )
+        conversion = rules, input_range, input_signedness
         if space is not None:
-            model = to_searchable(
-                model, space, rules, input_range, input_signedness
-            )
+            model = to_searchable(model, space, *conversion)
+        else:
+            check_no_conversion(*conversion)
         self.searchable_model = model
         # By which losses and metrics of several outputs are given.
         self.output_names = getattr(model, "output_names", None)
@@ -117,17 +134,6 @@ class SearchModel(keras.Model):
             )
         self.cost = costs.get(cost)
         self._reward = rewards.get(reward)
-        if quality not in QUALITIES or not beta >= 0.0:
-            raise ValueError(
-                f"`quality` must be one of {', '.join(QUALITIES)} and `beta` "
-                f"at least 0. Received: quality={quality!r}, beta={beta}."
-            )
-        if reward in rewards.NEEDS_POSITIVE_QUALITY and quality == "loss":
-            raise ValueError(
-                f"The reward {reward!r} needs a quality that is not negative. "
-                "Received: quality='loss'. Use quality='accuracy', or the "
-                "reward 'absolute'."
-            )
         self.reward, self.beta, self.quality = reward, beta, quality
         self.seed = seed
         found = model_decisions(layers)
@@ -172,7 +178,9 @@ class SearchModel(keras.Model):
         self,
         optimizer="rmsprop",
         loss=None,
+        loss_weights=None,
         metrics=None,
+        *,
         controller: Controller | None = None,
         jit_compile: bool | None = None,
         **kwargs,
@@ -182,8 +190,10 @@ class SearchModel(keras.Model):
         Args:
             optimizer: Optimizer of the weights.
             loss: As in Keras.
+            loss_weights: As in Keras.
             metrics: As in Keras.
-            controller: What updates the policy; `None` for the defaults.
+            controller: What updates the policy, a new one for each search;
+                `None` for the defaults.
             jit_compile: Whether to compile the step with XLA. `None`: if there
                 is an accelerator; on CPUs it slows convolutions down.
             **kwargs: As in Keras.
@@ -192,25 +202,25 @@ class SearchModel(keras.Model):
             jit_compile = any(
                 tf.config.list_physical_devices(kind) for kind in ("GPU", "TPU")
             ) and not kwargs.get("run_eagerly", False)
+        current = getattr(self, "controller", None)
+        if controller is None:
+            controller = Controller()
+        check_controller(controller, current, self.reward)
         super().compile(
             optimizer=optimizer,
             loss=loss,
+            loss_weights=loss_weights,
             metrics=metrics,
             jit_compile=jit_compile,
             **kwargs,
         )
-        self.controller = controller or Controller()
-        if (
-            self.controller.cost_samples > 1
-            and self.reward in rewards.NEEDS_POSITIVE_QUALITY
-        ):
-            raise ValueError(
-                "`cost_samples` above 1 needs a reward that is a sum of "
-                f"quality and cost. Received: reward={self.reward!r}. Use "
-                "'absolute' or 'one_sided'."
-            )
-        if not self.controller.built:
-            self.controller.prepare(self.policy, self.budget, self.beta)
+        if current is None:
+            self.controller = controller
+        elif controller is not current:
+            # Keras would keep the old one among the layers.
+            exchange(self, {"controller": controller})
+        if not controller.built:
+            controller.prepare(self.policy, self.budget, self.beta)
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -336,7 +346,20 @@ class SearchModel(keras.Model):
         }
 
     def fit(
-        self, x=None, y=None, batch_size=None, *args, callbacks=None, **kwargs
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        **kwargs,
     ):
         """Runs the search; like `keras.Model.fit`.
 
@@ -354,12 +377,33 @@ class SearchModel(keras.Model):
             ValueError: If the number of steps is unknown.
             FloatingPointError: If the loss becomes NaN or infinite.
         """
-        run = SearchRun(x, batch_size or 32, kwargs.get("initial_epoch", 0))
+        held_out = validation_split if validation_data is None else None
+        run = SearchRun(x, batch_size or 32, initial_epoch, held_out or 0.0)
         given = [] if callbacks is None else callbacks
         given = given if isinstance(given, list | tuple) else [given]
         return super().fit(
-            x, y, batch_size, *args, callbacks=[*given, run], **kwargs
+            *(x, y, batch_size, epochs, verbose, [*given, run]),
+            *(validation_split, validation_data, shuffle),
+            *(class_weight, sample_weight, initial_epoch),
+            **kwargs,
         )
+
+    def train_on_batch(self, *args, **kwargs):
+        """Trains on a batch of a run that `fit` has begun.
+
+        Raises:
+            ValueError: If there is no such run.
+        """
+        if not value_of(self.total_steps):
+            raise ValueError(
+                "The schedule of a search needs its number of steps. Received: "
+                "`train_on_batch` before `fit`, which knows it. Use `fit`."
+            )
+        return super().train_on_batch(*args, **kwargs)
+
+    def export(self, *args, **kwargs):
+        """Exports `best_model`; like `keras.Model.export`."""
+        return self.best_model().export(*args, **kwargs)
 
     def assignment(self) -> Assignment:
         """The most probable assignment whose cost does not exceed the target.
@@ -419,6 +463,7 @@ class SearchModel(keras.Model):
     def get_config(self):
         return {
             "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "model": keras.saving.serialize_keras_object(self.searchable_model),
             "cost": self.cost.name,
             "cost_target": self.budget.target,

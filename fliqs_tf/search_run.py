@@ -1,5 +1,6 @@
 """A run of a search: its length, its freeze, and a guard against NaN."""
 
+import math
 from typing import Any
 
 import keras
@@ -20,13 +21,21 @@ class SearchRun(keras.callbacks.Callback):
         x: That of `fit`: data for the batch-norm statistics at the freeze.
         batch_size: Likewise, of arrays.
         initial_epoch: That of `fit`.
+        held_out: Share of arrays, at their end, that `fit` validates on.
     """
 
-    def __init__(self, x: Any, batch_size: int, initial_epoch: int):
+    def __init__(
+        self,
+        x: Any,
+        batch_size: int,
+        initial_epoch: int,
+        held_out: float = 0.0,
+    ):
         super().__init__()
         self._x = x
         self._batch_size = batch_size
         self._initial_epoch = initial_epoch
+        self._held_out = held_out
         self._found = None
 
     def on_train_begin(self, logs=None):
@@ -84,7 +93,7 @@ class SearchRun(keras.callbacks.Callback):
 
     def _recalibrate(self):
         model = self.model
-        inputs = inputs_of(self._x, self._batch_size)
+        inputs = inputs_of(self._x, self._batch_size, self._held_out)
         if inputs is not None:
             model._choose(model.frozen_sample, quantize_inputs=True)
             recalibrate(model.searchable_model, inputs)
@@ -96,18 +105,21 @@ class SearchRun(keras.callbacks.Callback):
             )
 
 
-def inputs_of(x: Any, batch_size: int) -> tf.data.Dataset | None:
+def inputs_of(
+    x: Any, batch_size: int, held_out: float = 0.0
+) -> tf.data.Dataset | None:
     """Inputs of `fit` as a data set; `None` for what can be read only once.
 
     Arrays, also in a list, a tuple or a dictionary, are drawn from at random:
-    their order may be that of their classes.
+    their order may be that of their classes. Without the share `held_out` at
+    their end.
     """
     if isinstance(x, tf.data.Dataset):
         return x
     arrays = keras.tree.flatten(x)
     if not all(isinstance(a, np.ndarray) or tf.is_tensor(a) for a in arrays):
         return None
-    length = len(arrays[0])
+    length = math.floor(len(arrays[0]) * (1.0 - held_out))
     order = np.random.default_rng(0).permutation(length)
     order = order[: MAX_BATCHES * batch_size]
     drawn = keras.tree.map_structure(lambda a: np.asarray(a)[order], x)

@@ -47,7 +47,7 @@ def make_search(
     search.compile(
         keras.optimizers.Adam(0.01),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        list(metrics),
+        metrics=list(metrics),
         controller=controller
         or fliqs.Controller(
             keras.optimizers.Adam(0.05), warmup=0.2, activation_delay=0.1

@@ -106,6 +106,52 @@ class DataTest(SearchTestCase):
             rtol=1e-3,
         )
 
+    @parameterized.parameters(False, True)
+    def test_held_out_samples_leave_no_trace(self, positional):
+        x, y = np.ones((32, 3), "float32"), np.zeros(32, "int32")
+        found = []
+        for shift in (0.0, 1e3):
+            x[26:] += shift
+            keras.utils.set_random_seed(0)
+            model = keras.Sequential(
+                [
+                    keras.Input((3,)),
+                    keras.layers.BatchNormalization(name="norm"),
+                    keras.layers.Dense(2),
+                ]
+            )
+            search = make_search(model=model, metrics=())
+            if positional:
+                search.fit(x, y, 8, 2, 0, [StopAfter(9)], 0.19)
+            else:
+                search.fit(
+                    x, y, batch_size=8, epochs=2, verbose=0,
+                    validation_split=0.19,
+                )  # fmt: skip
+            self.assertEqual(int(search.frozen), 1)
+            found.append(search.searchable_model.get_layer("norm").moving_mean)
+        np.testing.assert_allclose(found[0], [1.0] * 3, rtol=1e-6)
+        np.testing.assert_array_equal(*found)
+
+    def test_validation_data_stand_before_a_split(self):
+        x = np.arange(20, dtype="float32")
+        (kept,) = inputs_of(x, 32, held_out=0.25)
+        self.assertCountEqual(kept.numpy(), range(15))
+        # Keras then holds nothing out.
+        x = np.ones((8, 3), "float32")
+        x[4:] = 5.0
+        model = keras.Sequential(
+            [keras.Input((3,)), keras.layers.BatchNormalization(name="norm"),
+             keras.layers.Dense(2)]
+        )  # fmt: skip
+        search = make_search(model=model, metrics=())
+        y = np.zeros(8, "int32")
+        search.fit(
+            x, y, verbose=0, validation_split=0.5, validation_data=(x, y)
+        )
+        norm = search.searchable_model.get_layer("norm")
+        np.testing.assert_allclose(norm.moving_mean, [3.0] * 3, rtol=1e-6)
+
     @parameterized.parameters(True, False)
     def test_what_is_read_once(self, norm):
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
