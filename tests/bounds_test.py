@@ -67,7 +67,7 @@ class BoundsTest(absltest.TestCase):
         model = fliqs.models.get("residual_small")
         lowest = fliqs.costs.get("size")(model, "int4")
         with self.assertRaisesRegex(
-            ValueError, f"bound of 'size' must be at least {lowest:.6g} MiB"
+            ValueError, f"bound of 'size' must be at least {lowest:.10g} MiB"
         ):
             _search(bounds={"size": 0.001})
 
