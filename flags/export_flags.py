@@ -60,7 +60,7 @@ TOLERANCE = flags.DEFINE_float(
     "tolerance",
     None,
     "Largest relative error of the file's outputs (default: 1e-4; with integer "
-    "arithmetic --accuracy_drop alone, or an RMS of 0.1 without labels).",
+    "arithmetic --accuracy_drop, or an RMS of 0.1 without labels that tell).",
     lower_bound=0.0,
 )
 ACCURACY_DROP_ALLOWED = flags.DEFINE_float(

@@ -87,8 +87,8 @@ def export_recipe(
         activations: The mode.
         verify_data: See `export_tflite`; ranges are measured on its beginning.
         tolerance: Largest RMS of the error relative to that of the output; by
-            default 0.1 where there are no labels, and the accuracy alone
-            decides where there are.
+            default 0.1. Where labels tell, the accuracy decides instead, see
+            `export_tflite`.
         allow_mismatch: Whether to keep a recipe outside the tolerances.
         accuracy_drop: Largest loss of accuracy against `fixed`, as a fraction;
             needs labels.

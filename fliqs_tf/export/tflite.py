@@ -79,17 +79,20 @@ def export_tflite(
         path: File to write; an existing one is replaced.
         activations: The mode.
         verify_data: Inputs to compare on: an array `(samples, ...)`, one a
-            model input in a list or dictionary, or a finite
-            `tf.data.Dataset` of batches `x` or `(x, y)`. With class numbers
-            or one-hot rows as `y`, accuracies are measured. `None` for
+            model input in a list or dictionary, or batches `x` or `(x, y)`
+            as a finite `tf.data.Dataset`, a `keras.utils.PyDataset` or an
+            iterator that ends. Numbers must be finite. With class numbers
+            from 0 or one-hot rows as `y`, accuracies are measured. `None` for
             standard normal inputs of a fixed seed, which the report states.
         tolerance: Largest error against what the file is meant to compute. In
             `"float"` and `"fake_quant"`, of any value relative to the largest
             magnitude of its output, and the argmax must agree (default 1e-4:
             float rounding). In the others, the RMS of the error relative to
             that of the output, the reference being `fixed` with its inputs
-            rounded to the containers; by default 0.1 where there are no
-            labels, and the accuracy alone decides where there are.
+            rounded to the containers; by default 0.1. Where labels tell the
+            file from one that names one class always, the accuracy decides
+            instead: the file must also keep half of what the reference gains
+            over that.
         allow_mismatch: Whether to keep a file outside the tolerances.
         accuracy_drop: Largest loss of accuracy against `fixed` in the modes
             with integer arithmetic, as a fraction; needs labels.
