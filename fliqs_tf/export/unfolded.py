@@ -65,7 +65,7 @@ def convert(
 def _hidden(graph, kernels) -> set[str]:
     """Layers that constants which equal no kernel may belong to."""
     found = [match.operator for match in weights.find(graph, kernels)]
-    hidden = set()
+    hidden: set[str] = set()
     for operator in graph.operators:
         place = weights.kernel_input(graph, operator)
         if place is None or any(operator is other for other in found):
@@ -108,7 +108,7 @@ class _Barrier:
 
 def _remove(graph, barriers) -> None:
     ones = {graph.find(name) for name in barriers}
-    sources = {}
+    sources: dict[int, int] = {}
     # In the order in which they run, so that a source is never a barrier's.
     for operator in list(graph.operators):
         inputs = [int(number) for number in operator.inputs]
