@@ -62,6 +62,15 @@ class LayerCopier:
         return any(map(self._changes, layer._flatten_layers()))
 
     def _copy_graph(self, model):
+        by_layers = isinstance(model, keras.Sequential) or model.compiled
+        if by_layers and not type(model).call.__module__.startswith("keras."):
+            raise ValueError(
+                "A Sequential model and one that is compiled are copied by "
+                f"their layers. Received: {model.name!r}, a "
+                f"{type(model).__name__}, which has a `call` of its own. Write "
+                "it as a `keras.Model` without a graph, its layers attributes, "
+                "or compile it only afterwards."
+            )
         if isinstance(model, keras.Sequential):
             (first,) = model.inputs
             layers = [self(layer) for layer in model.layers]

@@ -36,7 +36,30 @@ class Lowpass(layers.Layer):
         return self.filter(inputs, self.kernel)
 
 
+class Tripled(keras.Model):
+    def call(self, inputs):
+        return 3.0 * super().call(inputs)
+
+
+class Negated(keras.Sequential):
+    def call(self, inputs):
+        return -super().call(inputs)
+
+
 class BadInputTest(parameterized.TestCase):
+    def test_call_of_one_s_own_is_kept_or_refused(self):
+        inputs = keras.Input((3,))
+        model = Tripled(inputs, layers.Dense(2)(inputs))
+        x = np.ones((1, 3), "float32")
+        searchable = fliqs.to_searchable(model, "fp32", input_range="dynamic")
+        np.testing.assert_allclose(searchable(x), model(x), rtol=1e-6)
+        model.compile("adam", "mse")
+        for other in (model, Negated([keras.Input((3,)), layers.Dense(2)])):
+            with self.assertRaisesRegex(
+                ValueError, f"Received: .*{type(other).__name__}, which has a"
+            ):
+                fliqs.to_searchable(other, "int4")
+
     def test_unknown_layers_are_reported_and_can_be_taught(self):
         class Custom(Lowpass):
             pass
