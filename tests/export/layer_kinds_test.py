@@ -214,7 +214,7 @@ class LayerKindsTest(parameterized.TestCase):
             mock.patch.object(integer, "quantize", newer),
             mock.patch.object(self, "path", path),
             self.assertRaisesRegex(
-                RuntimeError, "able to prepare.*CONV_2D.*another `activations`"
+                RuntimeError, "able to read.*CONV_2D.*another `activations`"
             ),
         ):
             self._export("conv2d", activations)
