@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from fliqs_tf.layers.base import graph_of
+from fliqs_tf.layers.base import has_own_call
 from fliqs_tf.layers.base import is_container
 from fliqs_tf.layers.children import slots
 from fliqs_tf.layers.composite import Composite
@@ -63,7 +64,7 @@ class LayerCopier:
 
     def _copy_graph(self, model):
         by_layers = isinstance(model, keras.Sequential) or model.compiled
-        if by_layers and not type(model).call.__module__.startswith("keras."):
+        if by_layers and has_own_call(model):
             raise ValueError(
                 "A Sequential model and one that is compiled are copied by "
                 f"their layers. Received: {model.name!r}, a "

@@ -38,8 +38,7 @@ _BATCHES = 4
 def run(task: Task) -> Result:
     """Trains shared weights, evolves an assignment, and fine-tunes it."""
     choice = task.choice()
-    # Losses under random weights say nothing.
-    first = min(task.epochs, max(1, round(_SHARED_SHARE * task.epochs)))
+    first = task.first_epochs(_SHARED_SHARE)
     # A search whose controller does not learn samples uniformly.
     supernet = SearchModel(choice.model, cost=task.cost, seed=task.seed)
     task.fit(

@@ -51,8 +51,7 @@ def run(task: Task) -> Result:
     """
     model, first = task.model, 0
     if not task.is_trained:
-        # Sensitivities of random weights say nothing.
-        first = min(task.epochs, max(1, round(_TRAINING_SHARE * task.epochs)))
+        first = task.first_epochs(_TRAINING_SHARE)
         model = keras.models.clone_model(task.model)
         model.set_weights(task.model.get_weights())
         task.fit(model, 0, first)

@@ -77,6 +77,10 @@ class Task:
             self.input_formats,
         )
 
+    def first_epochs(self, share: float) -> int:
+        """A share of the epochs, one at least: random weights say nothing."""
+        return min(self.epochs, max(1, round(share * self.epochs)))
+
     def fixed(self, model: keras.Model, assignment: Assignment) -> keras.Model:
         """The model (as it is trained so far) at fixed formats."""
         return to_fixed(

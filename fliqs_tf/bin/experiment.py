@@ -1,6 +1,5 @@
 """A whole run: data, model, training or search, export, report."""
 
-import functools
 import math
 import resource
 import time
@@ -230,19 +229,18 @@ class _Run:
 
     def _model(self):
         config = self.config
-        shapes = self.info.image_shape, self.info.num_classes
+        image_shape, classes = self.info.image_shape, self.info.num_classes
         if config.model_file is not None:
             model = initial_model.load(config.model_file)
-            initial_model.check(model, *shapes)
+            initial_model.check(model, image_shape, classes)
             return model
-        make = functools.partial(
-            fliqs_tf.models.get,
-            config.model,
-            input_shape=shapes[0],
-            classes=shapes[1],
-        )
         try:
-            return make(**config.network_arguments())
+            return fliqs_tf.models.get(
+                config.model,
+                input_shape=image_shape,
+                classes=classes,
+                **config.network_arguments(),
+            )
         except TypeError as error:
             raise ValueError(
                 "`model_arguments` must be arguments of the network, besides "

@@ -10,7 +10,6 @@ The table is of this network, this machine and this runtime. A layer is timed
 alone, so the sum of its layers is not a network's latency; both are printed.
 """
 
-import pathlib
 import platform
 
 import rich
@@ -21,6 +20,7 @@ from fliqs_tf import costs
 from fliqs_tf import datasets
 from fliqs_tf.bin import initial_model
 from fliqs_tf.bin import program
+from fliqs_tf.export import checks
 from fliqs_tf.export import timing
 from fliqs_tf.files import write_json
 from fliqs_tf.flags import latency_flags
@@ -32,11 +32,7 @@ def main(argv):
     program.refuse_arguments(argv)
     output = latency_flags.OUTPUT.value
     # Before minutes of measuring.
-    if not pathlib.Path(output).parent.is_dir():
-        raise ValueError(
-            "The table's folder must exist. Received: --output="
-            f"{output}. Create the folder first."
-        )
+    checks.check_path(output)
     model = _model()
     formats = get_space(latency_flags.SPACE.value)
     arguments = {

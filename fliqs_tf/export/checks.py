@@ -12,6 +12,7 @@ from fliqs_tf.export import layer_inputs
 from fliqs_tf.export import litert
 from fliqs_tf.export import modes
 from fliqs_tf.export import twin
+from fliqs_tf.layers.base import has_own_call
 
 
 def check_path(path) -> pathlib.Path:
@@ -86,7 +87,7 @@ def check_call(
         fixed: The graph of the same layers.
         arrays: A batch, one array for each input.
     """
-    if type(given) in (keras.Sequential, keras.src.models.Functional):
+    if not has_own_call(given):
         return
     tensors = [tf.convert_to_tensor(array) for array in arrays]
     inputs = keras.tree.pack_sequence_as(fixed.input, tensors)

@@ -172,6 +172,11 @@ def graph_of(model: keras.Model):
     return graph if hasattr(graph, "_nodes_by_depth") else None
 
 
+def has_own_call(model: keras.Model) -> bool:
+    """Whether the class of a model with a graph may compute more than that."""
+    return not type(model).call.__module__.startswith("keras.")
+
+
 def searchable_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """Path -> layer, of the layers that are or can be made searchable."""
     return {p: la for p, la in walk(model) if searchable_form(la) is not None}
