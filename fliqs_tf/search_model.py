@@ -30,6 +30,7 @@ from fliqs_tf.search_arguments import check_controller
 from fliqs_tf.search_arguments import check_no_conversion
 from fliqs_tf.search_arguments import check_steps
 from fliqs_tf.search_run import SearchRun
+from fliqs_tf.search_run import create_state
 from fliqs_tf.search_run import value_of
 from fliqs_tf.space import Rule
 
@@ -381,6 +382,7 @@ class SearchModel(keras.Model):
         run = SearchRun(x, batch_size or 32, initial_epoch, held_out or 0.0)
         given = [] if callbacks is None else callbacks
         given = given if isinstance(given, list | tuple) else [given]
+        create_state(self, x, y)
         return super().fit(
             *(x, y, batch_size, epochs, verbose, [*given, run]),
             *(validation_split, validation_data, shuffle),

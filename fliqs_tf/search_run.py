@@ -1,4 +1,4 @@
-"""A run of a search: its length, its freeze, and a guard against NaN."""
+"""A run of a search: its state, length and freeze, and a guard against NaN."""
 
 import math
 from typing import Any
@@ -103,6 +103,36 @@ class SearchRun(keras.callbacks.Callback):
                 "which `fit` needs arrays or a `tf.data.Dataset`. Call "
                 "`fliqs.recalibrate` on some afterwards."
             )
+
+
+def create_state(model: keras.Model, x: Any, y: Any) -> None:
+    """Creates the variables of a search's optimizer and metrics.
+
+    Keras would create them while it traces the step, and a `tf.function` that
+    creates variables is traced twice. Those of the metrics are left to it where
+    labels or outputs have no known shape.
+
+    Args:
+        model: The search.
+        x: That of `fit`.
+        y: Likewise.
+    """
+    if not model.compiled:
+        return
+    if isinstance(x, tf.data.Dataset):
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+    searched = model.searchable_model
+    if isinstance(searched, keras.Sequential):
+        predicted = searched.outputs[0]
+    else:
+        predicted = getattr(searched, "output", None)
+    with model.distribute_strategy.scope():
+        if not model.optimizer.built:
+            model.optimizer.build(searched.trainable_variables)
+        for part in (model._compile_loss, model._compile_metrics):
+            is_open = part is not None and not part.built
+            if is_open and y is not None and predicted is not None:
+                part.build(y, predicted)
 
 
 def inputs_of(

@@ -1,6 +1,7 @@
 """A run of a search: how long it is, and what callbacks and data do to it."""
 
 import os
+from unittest import mock
 
 import keras
 import numpy as np
@@ -14,6 +15,36 @@ from tests.search_cases import SearchTestCase
 from tests.search_cases import StopAfter
 from tests.search_cases import make_data
 from tests.search_cases import make_search
+
+
+class TraceTest(SearchTestCase):
+    """A Python step runs only as it is traced."""
+
+    def _traces(self, search, x, y):
+        with mock.patch.object(
+            search, "train_step", wraps=search.train_step
+        ) as step:
+            search.fit(x, y, epochs=2, verbose=0)
+        return step.call_count
+
+    def test_once_for_a_data_set(self):
+        self.assertEqual(self._traces(make_search(), make_data(), None), 1)
+
+    def test_once_for_arrays_and_a_chain_of_layers(self):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        search = make_search("int_s", model=model)
+        x, y = np.ones((32, 4)), np.zeros(32)
+        self.assertEqual(self._traces(search, x, y), 1)
+
+    def test_once_for_several_losses(self):
+        x = keras.Input((4,))
+        model = keras.Model(
+            x, {"a": keras.layers.Dense(1)(x), "b": keras.layers.Dense(2)(x)}
+        )
+        search = fliqs.SearchModel(model, "int_s", cost_target="1.5xint4")
+        search.compile("adam", "mse", metrics={"a": ["mae"]})
+        labels = {"a": np.zeros((8, 1)), "b": np.zeros((8, 2))}
+        self.assertEqual(self._traces(search, np.ones((8, 4)), labels), 1)
 
 
 class LengthTest(SearchTestCase):
