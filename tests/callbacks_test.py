@@ -18,7 +18,7 @@ from fliqs_tf.files import read_json
 
 def _model():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", jit_compile=False)
     return model
 
 
@@ -71,7 +71,7 @@ class BackupTest(parameterized.TestCase):
                     model, ("int2", "int8"), costs.get("bitops"), None
                 )
                 model = MixtureModel(choice, 10)
-            model.compile("adam", "mse")
+            model.compile("adam", "mse", jit_compile=False)
             return model
 
         whole = make()

@@ -125,12 +125,13 @@ def export_tflite(
     samples = [batch.inputs for batch in head]
     graph = modes.convert(fixed, activations, containers, samples)
     content = graph.to_bytes()
+    graph, tensors = _stored(content, fixed)
     references = modes.references(
         fixed,
         activations,
         tolerance,
         accuracy_drop,
-        modes.unrounded_layers(*_stored(content, fixed)),
+        modes.unrounded_layers(graph, tensors),
     )
     assignment = {
         path: export_report.asked_formats(layer)
@@ -167,16 +168,15 @@ def export_tflite(
             raise RuntimeError(
                 agreement.mismatch(path, activations, agreements, where)
             )
-        final = Graph(content)
         file_metadata.attach(
-            final,
+            graph,
             assignment,
             activations,
             containers,
             agreements,
             allow_mismatch,
         )
-        partial_file.write(partial, final.to_bytes(), path)
+        partial_file.write(partial, graph.to_bytes(), path)
         written = partial.read_bytes()
         _check_same(written, content, samples[0])
         graph, tensors = _stored(written, fixed)
