@@ -6,12 +6,15 @@ model and differentiable search, which computes a branch a format.
 Times: interleaved in one process, every round a few steps of each variant, so
 that a drift of the machine meets all alike; medians, and their ratio to the
 plain model. The claim is that a step does not grow with the number of formats.
+First steps: from the call of `fit` to the end of its first step, most of it
+tracing; medians of 3 rounds, interleaved as well.
 Memory: each variant in a process of its own; what it has held at most, above
 what it held before its first step.
 
     python benchmarks/search_step.py --output=docs/results/search_step.json
 """
 
+import functools
 import json
 import multiprocessing
 import resource
@@ -29,6 +32,7 @@ from fliqs_tf import costs
 from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.baselines.differentiable import MixtureModel
 from fliqs_tf.files import write_json
+from fliqs_tf.search_run import create_state
 
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Rounds.", lower_bound=3)
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps a round.", lower_bound=1)
@@ -41,6 +45,7 @@ _PLAIN = "plain Keras"
 _SPACES = {"2 formats": "int_s", "5 formats": "int_l", "16 formats": "fp_l"}
 _CRITIC = "5 formats, critic"
 _BRANCHES = "differentiable, "
+_FIRST_STEPS = 3
 _VARIANTS = [_PLAIN, *_SPACES, _CRITIC, *(_BRANCHES + name for name in _SPACES)]
 
 
@@ -56,7 +61,7 @@ def _model(name):
     return MixtureModel(Choice(plain, fliqs.SPACES[space], cost, target), 10**6)
 
 
-def _stepper(name):
+def _compiled(name):
     model = _model(name)
     options = {}
     if name == _CRITIC:
@@ -69,14 +74,39 @@ def _stepper(name):
         jit_compile=False,
         **options,
     )
-    if isinstance(model, fliqs.SearchModel):
-        model.total_steps.assign(10**6)
-        # In the middle of the search: inputs are quantized, the policy learns.
-        model.step.assign(500_000)
+    return model
+
+
+def _data():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(_BATCH.value, 32, 32, 3)).astype("float32")
     y = rng.integers(0, 10, _BATCH.value)
-    data = tf.data.Dataset.from_tensors((x, y)).cache().repeat()
+    return tf.data.Dataset.from_tensors((x, y)).cache().repeat()
+
+
+class _Stop(keras.callbacks.Callback):
+    """Ends a run after its first step."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = True
+
+
+def _first_step(name):
+    keras.backend.clear_session(free_memory=False)
+    model, data = _compiled(name), _data()
+    start = time.perf_counter()
+    # Of two epochs, so that the search does not end with the step.
+    model.fit(data, epochs=2, steps_per_epoch=1, verbose=0, callbacks=[_Stop()])
+    return time.perf_counter() - start
+
+
+def _stepper(name):
+    model, data = _compiled(name), _data()
+    if isinstance(model, fliqs.SearchModel):
+        create_state(model, data, None)
+        model.total_steps.assign(10**6)
+        # In the middle of the search: inputs are quantized, the policy learns.
+        model.step.assign(500_000)
     model.make_train_function()
     step = model.train_function
     iterator = iter(data)
@@ -118,19 +148,29 @@ def _memories(arguments):
     return found
 
 
+def _medians(functions, rounds):
+    """Medians of what functions return; every round calls each once."""
+    found = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            found[name].append(function())
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
 def main(argv):
     """Runs the benchmark."""
     memories = _memories([argv[0], *_given_flags()])
-    steppers = {name: _stepper(name) for name in _VARIANTS}
-    times = {name: [] for name in steppers}
-    for _ in range(_ROUNDS.value):
-        for name, run in steppers.items():
-            times[name].append(run())
-    medians = {name: statistics.median(t) for name, t in times.items()}
+    firsts = {name: functools.partial(_first_step, name) for name in _VARIANTS}
+    firsts = _medians(firsts, _FIRST_STEPS)
+    medians = _medians(
+        {name: _stepper(name) for name in _VARIANTS}, _ROUNDS.value
+    )
     result = {
         name: {
             "ms": round(medians[name] * 1e3, 2),
             "time_ratio": round(medians[name] / medians[_PLAIN], 3),
+            "first_step_s": round(firsts[name], 2),
+            "first_step_ratio": round(firsts[name] / firsts[_PLAIN], 3),
             "mib": round(memories[name], 1),
             "memory_ratio": round(memories[name] / memories[_PLAIN], 3),
         }
