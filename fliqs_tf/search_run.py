@@ -110,7 +110,7 @@ def create_state(model: keras.Model, x: Any, y: Any) -> None:
 
     Keras would create them while it traces the step, and a `tf.function` that
     creates variables is traced twice. Those of the metrics are left to it where
-    labels or outputs have no known shape.
+    labels are not known before, or not nested as the outputs are.
 
     Args:
         model: The search.
@@ -129,10 +129,19 @@ def create_state(model: keras.Model, x: Any, y: Any) -> None:
     with model.distribute_strategy.scope():
         if not model.optimizer.built:
             model.optimizer.build(searched.trainable_variables)
+        if not _is_alike(y, predicted):
+            return
         for part in (model._compile_loss, model._compile_metrics):
-            is_open = part is not None and not part.built
-            if is_open and y is not None and predicted is not None:
+            if part is not None and not part.built:
                 part.build(y, predicted)
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    try:
+        keras.tree.assert_same_structure(one, other)
+    except ValueError:
+        return False
+    return one is not None and other is not None
 
 
 def inputs_of(
