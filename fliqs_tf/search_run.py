@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import logging
 from keras import ops
 
+from fliqs_tf.layers.base import graph_of
 from fliqs_tf.recalibrate import MAX_BATCHES
 from fliqs_tf.recalibrate import batch_norms
 from fliqs_tf.recalibrate import recalibrate
@@ -122,10 +123,8 @@ def create_state(model: keras.Model, x: Any, y: Any) -> None:
     if isinstance(x, tf.data.Dataset):
         _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
     searched = model.searchable_model
-    if isinstance(searched, keras.Sequential):
-        predicted = searched.outputs[0]
-    else:
-        predicted = getattr(searched, "output", None)
+    graph = graph_of(searched)
+    predicted = None if graph is None else graph.output
     with model.distribute_strategy.scope():
         if not model.optimizer.built:
             model.optimizer.build(searched.trainable_variables)
