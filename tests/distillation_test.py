@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -99,6 +100,7 @@ class DistillationTest(parameterized.TestCase):
         "differentiable",
         "evolutionary",
     )
+    @pytest.mark.slow
     def test_every_method_learns_from_a_teacher(self, method):
         """The teacher is of one class alone: students come to believe it."""
         task, _ = planted.planted_task(24, is_trained=False)
