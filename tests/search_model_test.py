@@ -213,6 +213,41 @@ class FitTest(SearchTestCase):
         cost = (576 * 25 + 576 * 49 + 48 * 16) / 1e9
         self.assertAlmostEqual(logs["cost"] / cost, 1, places=5)
 
+    def test_trains_as_the_fixed_model_does_once_frozen(self):
+        """To the last bit: no weight learns otherwise for being searched."""
+        for arguments in (
+            {
+                "space": "int_l",
+                "input_range": "percentile",
+                "input_signedness": "affine",
+            },
+            {
+                "space": "mixed_s",
+                "input_range": "lsq",
+                "rules": [fliqs.Rule(input_formats="apart")],
+            },
+        ):
+            data, model = make_data(), make_model()
+            search = make_search(model=model, **arguments)
+            search.freeze()
+            conversion = {
+                key: value
+                for key, value in arguments.items()
+                if key.startswith("input")
+            }
+            fixed = fliqs.to_fixed(model, search.assignment(), **conversion)
+            fixed.compile(
+                keras.optimizers.Adam(0.01), search.loss, jit_compile=False
+            )
+            histories = [
+                trained.fit(data, epochs=3, verbose=0).history["loss"]
+                for trained in (search, fixed)
+            ]
+            self.assertEqual(*histories)
+            found = search.best_model().get_weights()
+            for one, other in zip(found, fixed.get_weights(), strict=True):
+                np.testing.assert_array_equal(one, other)
+
     @parameterized.parameters("int4", "e2m1")
     def test_space_of_one_format(self, name):
         search = make_search(space=name, cost_target=None)
