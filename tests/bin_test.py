@@ -247,8 +247,14 @@ class RunTest(parameterized.TestCase):
             experiment.search(config)
         self.assertFalse((self.folder / "never").exists())
 
-    @parameterized.parameters("fliqs", "random")
-    def test_bounds_are_kept_and_reported(self, method):
+    def test_bounds_are_kept_and_reported(self):
+        self._check_bounds("fliqs")
+
+    @pytest.mark.slow
+    def test_bounds_are_kept_by_another_method(self):
+        self._check_bounds("random")
+
+    def _check_bounds(self, method):
         config = self._config(
             f"bounds_{method}",
             method=method,
