@@ -14,6 +14,7 @@ from absl.testing import absltest
 
 from fliqs_tf.export import inspect
 from tests.export import small_models
+from tests.refusals import refusals
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -87,7 +88,6 @@ class ExportTest(absltest.TestCase):
         )
 
     def test_flags_that_do_not_go_together(self):
-        """Each case in the same process: most of its time is to start."""
         cases = {
             "--output=o.onnx --containers=fast": (
                 "--containers .* Received: --output=o.onnx"
@@ -100,31 +100,14 @@ class ExportTest(absltest.TestCase):
                 "--output .* Received: --recipe=r.json"
             ),
         }
-        code = f"""
-import json
-from absl import flags
-from fliqs_tf.bin import export
-messages = {{}}
-for case in {list(cases)!r}:
-    flags.FLAGS.unparse_flags()
-    for flag in flags.FLAGS:
-        flags.FLAGS[flag].unparse()
-    try:
-        export.main(flags.FLAGS(
-            ["export", "--model_file=model.keras", *case.split()]))
-    except (flags.Error, ValueError) as error:
-        messages[case] = str(error)
-print(json.dumps(messages))
-"""
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(_ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
+        messages = refusals(
+            "fliqs_tf.bin.export",
+            {
+                case: ["--model_file=model.keras", *case.split()]
+                for case in cases
+            },
+            self.folder,
         )
-        messages = json.loads(result.stdout.splitlines()[-1])
         for case, expected in cases.items():
             self.assertRegex(messages.get(case, "accepted"), expected)
         for name in ("o.onnx", "o.tflite", "r.json"):

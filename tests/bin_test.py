@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import pathlib
 import subprocess
@@ -29,6 +28,7 @@ from fliqs_tf.config import TrainConfig
 from fliqs_tf.controller import Controller
 from fliqs_tf.files import read_json
 from fliqs_tf.run_folder import RunFolder
+from tests.refusals import refusals
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _TINY = {"width": 0.25, "epochs": 2, "batch_size": 128}
@@ -424,29 +424,7 @@ class FlagsTest(absltest.TestCase):
             "freeze": ["--run_dir=r", "--freeze=0.1"],
             "learning_rate": ["--run_dir=r", "--learning_rate=0"],
         }
-        code = f"""
-import json
-from absl import flags
-from fliqs_tf.flags import study_flags
-messages = {{}}
-for name, arguments in json.loads({json.dumps(json.dumps(cases))}).items():
-    flags.FLAGS.unparse_flags()
-    for flag in flags.FLAGS:
-        flags.FLAGS[flag].unparse()
-    try:
-        flags.FLAGS(["program", *arguments])
-    except flags.Error as error:
-        messages[name] = str(error)
-print(json.dumps(messages))
-"""
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=_ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        messages = json.loads(result.stdout.splitlines()[-1])
+        messages = refusals("fliqs_tf.flags.study_flags", cases, _ROOT)
         self.assertEqual(set(messages), set(cases))
         for name, message in messages.items():
             self.assertIn(name, message)

@@ -5,7 +5,6 @@ from unittest import mock
 
 import keras
 import numpy as np
-import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -77,9 +76,6 @@ _RECURRENT = {
 _KINDS = _EXACT | _RECURRENT
 # Their operators have float32 inputs in every mode.
 _IN_FLOAT = ("conv3d", "transpose1d", "transpose2d", "transpose3d")
-# One of each code path of the integer modes; the rest is slow.
-_SOME = ("conv2d", "conv3d", "attention", "embedding", "lstm")
-_OTHERS = tuple(kind for kind in _KINDS if kind not in _SOME)
 
 
 class LayerKindsTest(parameterized.TestCase):
@@ -161,30 +157,14 @@ class LayerKindsTest(parameterized.TestCase):
             with self.assertRaisesRegex(ValueError, "float and fake_quant"):
                 export_tflite(model, self.path, activations, data)
 
-    @parameterized.parameters(*_SOME)
+    @parameterized.parameters(*_KINDS)
     def test_int16(self, kind):
-        self._check_int16(kind)
-
-    @parameterized.parameters(*_OTHERS)
-    @pytest.mark.slow
-    def test_int16_of_others(self, kind):
-        self._check_int16(kind)
-
-    def _check_int16(self, kind):
         report = self._export(kind, "int16")
         self.assertLess(report.verification.rms_error, 3e-4)
         self._check_inputs(kind, report, "INT16, scale")
 
-    @parameterized.parameters(*_SOME)
+    @parameterized.parameters(*_KINDS)
     def test_dynamic(self, kind):
-        self._check_dynamic(kind)
-
-    @parameterized.parameters(*_OTHERS)
-    @pytest.mark.slow
-    def test_dynamic_of_others(self, kind):
-        self._check_dynamic(kind)
-
-    def _check_dynamic(self, kind):
         report = self._export(kind, "dynamic")
         self.assertLess(report.verification.rms_error, 0.015)
         self._check_inputs(kind, report, "FLOAT32 quantized to INT8")
