@@ -102,7 +102,10 @@ class _SymbolicCall(keras.Operation):
         self.layer = layer
 
     def call(self, *args, **kwargs):
-        return self.layer(*args, **kwargs)
+        # TensorFlow takes no name that begins with "_", as that of a class
+        # `_Block` does, at the root of its names.
+        with keras.name_scope("call"):
+            return self.layer(*args, **kwargs)
 
 
 def _recorded(layer, args: Iterable, kwargs) -> dict[int, list[Shapes]]:

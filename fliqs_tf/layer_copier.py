@@ -205,10 +205,14 @@ def _from_config(layer):
         return None
     with keras.saving.CustomObjectScope(classes):
         try:
-            return type(layer).from_config(config)
+            copy = type(layer).from_config(config)
         except TypeError:
             # The constructor does not take what Keras adds to configurations.
             return None
+    # Keras leaves it out where a constructor does not call its keywords
+    # `kwargs`.
+    copy.name = layer.name
+    return copy
 
 
 def _own_classes(layer):

@@ -130,6 +130,34 @@ class ConvertTest(parameterized.TestCase):
         copy = fliqs.to_searchable(model, "int_s")
         self.assertEmpty(copy.trainable_weights)
 
+    @parameterized.parameters(keras.Sequential, keras.Model)
+    def test_names_that_keras_does_not_give_back(self, kind):
+        class _Tail(keras.layers.Layer):
+            # Of keywords not called `kwargs`, Keras keeps no name.
+            def __init__(self, **options):
+                super().__init__(**options)
+                self.dense = keras.layers.Dense(3)
+
+            def call(self, inputs):
+                return self.dense(inputs)
+
+        x = np.ones((2, 4), "float32")
+        inputs = keras.Input((4,))
+        # TensorFlow refuses its name, "__tail", where it begins a path.
+        tail = _Tail()
+        if kind is keras.Sequential:
+            model = kind([inputs, tail])
+        else:
+            model = kind(inputs, tail(inputs))
+        copy = fliqs.to_searchable(model, ("int4", "fp32"))
+        self.assertEqual(copy.layers[-1].name, tail.name)
+        assert_same(copy(x), model(x))
+        # 4 x 3 MACs, 16 BOPs each.
+        cost = fliqs.costs.get("bitops")(
+            copy, fliqs.Assignment.uniform(copy, "int4")
+        )
+        self.assertAlmostEqual(cost, 4 * 3 * 4 * 4 * 1e-9)
+
     def test_a_compiled_model_with_any_loss(self):
         model = nested()
         model.compile("adam", loss=[lambda y, p: p, lambda y, p: p])

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -147,9 +148,10 @@ def _outputs(model, arrays) -> list[np.ndarray]:
     return [np.asarray(y) for y in litert.call(model, tensors)]
 
 
-def check_choice(name: str, value: str, options) -> None:
+def check_choice(name: str, value: Any, options) -> None:
     """Raises a `ValueError` unless `value` is one of the options."""
-    if value not in options:
+    # Arrays, which another argument takes, have no `in` of this kind.
+    if not isinstance(value, str) or value not in options:
         raise ValueError(
             f"`{name}` must be one of {', '.join(options)}. Received: "
             f"{name}={value!r}."

@@ -249,6 +249,9 @@ class ArgumentsTest(_ExportTestCase):
     def test_activations(self):
         with self.assertRaisesRegex(ValueError, "float, fake_quant.*'int7'"):
             export_tflite(self.model, self.path, activations="int7")
+        # Data where a mode is expected.
+        with self.assertRaisesRegex(ValueError, "float, fake_.*Received.*arr"):
+            export_tflite(self.model, self.path, np.ones((2, 3), "float32"))
 
     def test_searchable_model(self):
         searchable = convert.to_searchable(self.model, "int_s")
