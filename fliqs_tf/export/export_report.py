@@ -283,6 +283,11 @@ def _stored_input(graph, reader, input_format, activations):
 def _why(fmt: Format, stored_type: str, bits: int, containers: str) -> str:
     if bits == fmt.bits:
         return ""
+    if bits < fmt.bits:
+        return (
+            f"{stored_type} holds each of these weights, if not each value of "
+            "the format."
+        )
     if stored_type == "FLOAT32" and containers == "float32":
         return "`containers='float32'` asked for plain values."
     if containers == "fast":
