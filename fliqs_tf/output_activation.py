@@ -1,4 +1,4 @@
-"""What a model's output has gone through last."""
+"""What an output of a model has gone through last."""
 
 from collections.abc import Callable
 
@@ -7,22 +7,24 @@ import keras
 from fliqs_tf.layers.base import graph_of
 
 
-def output_activation(model: keras.Model) -> Callable | None:
-    """The activation of the layer that makes a model's output.
+def output_activation(model: keras.Model, number: int = 0) -> Callable | None:
+    """The activation of the layer that makes an output of a model.
 
     Args:
         model: Built model of any kind.
+        number: Which one of several outputs, in the order of
+            `keras.tree.flatten`.
 
     Returns:
         A function such as `keras.activations.softmax`; `None` where that layer
-        has none, or is not known: of models without a graph, or with several
-        outputs.
+        has none, or is not known, as in models without a graph.
     """
-    if graph_of(model) is None or len(model.outputs) != 1:
+    if graph_of(model) is None:
         return None
-    layer = model.outputs[0]._keras_history.operation
+    history = model.outputs[number]._keras_history
+    layer = history.operation
     if isinstance(layer, keras.Model):
-        return output_activation(layer)
+        return output_activation(layer, history.tensor_index)
     if isinstance(layer, keras.layers.Softmax):
         return keras.activations.softmax
     return getattr(layer, "activation", None)

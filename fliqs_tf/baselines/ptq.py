@@ -10,7 +10,7 @@ here is the divergence
 of the model's output with one of them quantized, `q`, from the float model's,
 `p`: it needs no labels, and has no gradient or Hessian to estimate. A single
 output, and each of several sigmoids, is the probability of yes or no (the two
-`c`); the divergences of several are summed.
+`c`). Several outputs are taken for independent: their divergences are summed.
 """
 
 from collections.abc import Sequence
@@ -101,9 +101,9 @@ def sensitivities(
         input_range: See `to_searchable`.
         input_signedness: See there.
         is_logits: Whether the outputs are logits, or else probabilities, as
-            those of a sigmoid are in any case. A single output is taken for
-            one of yes or no: a regression, which cannot be told from it, is
-            judged by the sigmoid of its value.
+            those of a sigmoid or softmax are in any case. A single value is
+            taken for one of yes or no: a regression, which cannot be told from
+            it, is judged by the sigmoid of its value.
         input_formats: See `Choice`, whose decisions these are.
 
     Returns:
@@ -111,7 +111,7 @@ def sensitivities(
 
     Raises:
         ValueError: If the outputs are no probabilities and `is_logits` is
-            `False`, if there are several of them, or no samples.
+            `False`, or if there are no samples.
     """
     inputs_only = data.map(lambda inputs, *_: inputs)
     batches = inputs_only.unbatch().batch(_SAMPLES).take(1)
@@ -121,7 +121,6 @@ def sensitivities(
             "Sensitivities are measured on samples. Received: an empty data "
             "set. Give at least one batch, `x` or `(x, ...)`."
         )
-    _check_output(model, inputs)
     probe = Choice(
         model,
         (*space, *({_FLOAT} - set(space))),
@@ -135,16 +134,17 @@ def sensitivities(
     # What it is to look at would calibrate it.
     calibration.allow_uncalibrated(probe.model)
 
-    is_sigmoid = output_activation(model) is keras.activations.sigmoid
-
     @tf.function(reduce_retracing=True)
     def log_probabilities(x):
-        outputs = ops.cast(probe.model(x, training=False), "float32")
-        return _log_probabilities(
-            outputs,
-            is_logits=is_logits and not is_sigmoid,
-            is_binary=is_sigmoid or outputs.shape[-1] == 1,
-        )
+        outputs = keras.tree.flatten(probe.model(x, training=False))
+        return [
+            _log_probabilities(
+                ops.cast(output, "float32"),
+                output_activation(model, number),
+                is_logits,
+            )
+            for number, output in enumerate(outputs)
+        ]
 
     sample = np.full(len(probe.decisions), untouched)
     probe.set(sample)
@@ -154,28 +154,18 @@ def sensitivities(
         changed = sample.copy()
         changed[decision] = option
         probe.set(changed)
-        result[decision, option] = _divergence(
-            reference, log_probabilities(inputs)
+        result[decision, option] = sum(
+            map(_divergence, reference, log_probabilities(inputs))
         )
     return result
 
 
-def _check_output(model, inputs):
-    """Outputs of several kinds have divergences of no common measure."""
-    one = keras.tree.map_structure(lambda x: x[:1], inputs)
-    outputs = keras.tree.flatten_with_path(model(one, training=False))
-    if len(outputs) != 1:
-        names = ["/".join(map(str, path)) for path, _ in outputs]
-        raise ValueError(
-            "Sensitivities are those of a model with one output. Received: "
-            f"{len(names)} outputs, {', '.join(names)}. Choose one by "
-            "`keras.Model(model.inputs, ...)`, or search by another method."
-        )
-
-
-def _log_probabilities(outputs, is_logits, is_binary):
+def _log_probabilities(outputs, activation, is_logits):
     """Logarithms `(..., variables, outcomes)` of what outputs stand for."""
-    if not is_binary:
+    is_sigmoid = activation is keras.activations.sigmoid
+    if is_sigmoid or activation is keras.activations.softmax:
+        is_logits = False
+    if not is_sigmoid and outputs.shape[-1] > 1:
         outputs = ops.expand_dims(outputs, -2)
         if is_logits:
             return ops.log_softmax(outputs)

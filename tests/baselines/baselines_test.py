@@ -1,6 +1,7 @@
 from unittest import mock
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -68,16 +69,41 @@ class BaselinesTest(parameterized.TestCase):
 
 class SensitivitiesTest(parameterized.TestCase):
     @parameterized.parameters(
-        (lambda p, q: {"p": p, "q": q}, "2 outputs, p, q"),
-        (lambda p, q: [p, q], "2 outputs, 0, 1"),
+        (lambda p, q: {"p": p, "q": q},),
+        (lambda p, q: [p, q],),
     )
-    def test_several_outputs(self, structure, message):
+    def test_several_outputs(self, structure):
         inputs = keras.Input((3,))
-        outputs = [keras.layers.Dense(size)(inputs) for size in (2, 3)]
-        model = keras.Model(inputs, structure(*outputs))
-        data = tf.data.Dataset.from_tensors(tf.ones((4, 3)))
-        with self.assertRaisesRegex(ValueError, f"Received: {message}. Choose"):
-            ptq.sensitivities(model, data, ("int4", "int8"))
+        x = keras.layers.Dense(4)(inputs)
+        p = keras.layers.Dense(5, activation="softmax")(x)
+        q = keras.layers.Dense(2)(x)
+        found, of_p, of_q = (
+            ptq.sensitivities(
+                keras.Model(inputs, outputs),
+                tf.data.Dataset.from_tensors(tf.linspace([-1.0] * 3, 2.0, 8)),
+                ("int2", "int4"),
+            )
+            for outputs in (structure(p, q), p, q)
+        )
+        self.assertGreater(of_p.min(), 1e-6)
+        self.assertGreater(of_q.min(), 1e-6)
+        np.testing.assert_allclose(found[0], of_p[0] + of_q[0], 1e-4)
+        np.testing.assert_allclose(found[1], of_p[1], 1e-4)
+        np.testing.assert_allclose(found[2], of_q[1], 1e-4)
+
+    def test_a_softmax_is_known(self):
+        inputs = keras.Input((3,))
+        logits = keras.layers.Dense(5)(inputs)
+        by_logits, by_softmax = (
+            ptq.sensitivities(
+                keras.Model(inputs, outputs),
+                tf.data.Dataset.from_tensors(tf.linspace([-1.0] * 3, 2.0, 8)),
+                ("int2", "int4"),
+            )
+            for outputs in (logits, keras.layers.Softmax()(logits))
+        )
+        self.assertGreater(by_logits.min(), 1e-5)
+        np.testing.assert_allclose(by_softmax, by_logits, 1e-3)
 
     def test_no_samples(self):
         task, _ = planted.planted_task()
