@@ -209,8 +209,8 @@ def _from_config(layer):
         except TypeError:
             # The constructor does not take what Keras adds to configurations.
             return None
-    # Keras leaves it out where a constructor does not call its keywords
-    # `kwargs`.
+    # A configuration that Keras makes has no name where the constructor calls
+    # its keywords other than `kwargs`.
     copy.name = layer.name
     return copy
 

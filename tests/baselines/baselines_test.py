@@ -69,7 +69,7 @@ class BaselinesTest(parameterized.TestCase):
 
 class SensitivitiesTest(parameterized.TestCase):
     @parameterized.parameters(
-        (lambda p, q: {"p": p, "q": q},),
+        (lambda p, q: {"second": p, "first": q},),
         (lambda p, q: [p, q],),
     )
     def test_several_outputs(self, structure):
