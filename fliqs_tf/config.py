@@ -285,6 +285,12 @@ class SearchConfig(TrainConfig):
                 f"under the method {self.method!r}. Received: input_formats="
                 f"{self.input_formats!r}."
             )
+        if self.method == "fliqs" and not (self.epochs or self.prior_weight):
+            raise ValueError(
+                "A search without epochs decides nothing. Received: epochs=0, "
+                "prior_weight=0.0. Give it epochs, or a `prior_weight` of 1, "
+                "or use the method 'ptq', which needs no training."
+            )
         if self.prior_weight and (
             self.model_file is None or self.input_formats not in (TIED, APART)
         ):

@@ -51,6 +51,13 @@ class ConfigTest(parameterized.TestCase):
         config = TrainConfig(run_dir="run", epochs=0, model_file="m.keras")
         self.assertEqual(config.epochs, 0)
 
+    def test_refuses_a_search_that_neither_learns_nor_knows(self):
+        start = {"run_dir": "run", "epochs": 0, "model_file": "m.keras"}
+        with self.assertRaisesRegex(ValueError, "Received: epochs=0"):
+            SearchConfig(**start)
+        self.assertEqual(SearchConfig(**start, prior_weight=1.0).epochs, 0)
+        self.assertEqual(SearchConfig(**start, method="ptq").epochs, 0)
+
     def test_same_run_elsewhere_does_not_differ(self):
         config = SearchConfig(run_dir="here", data_dir="data", width=0.5)
         stored = json.loads(json.dumps(config.to_dict()))

@@ -39,9 +39,19 @@ _USED = 0.98
 
 
 def run(task: Task) -> Result:
-    """Searches by gradient descent, then trains the initial model anew."""
+    """Searches by gradient descent, then trains the initial model anew.
+
+    Raises:
+        ValueError: If the task has no epochs.
+    """
+    if not task.epochs:
+        raise ValueError(
+            "Differentiable search learns its formats by training. Received: "
+            "epochs=0. Give it at least 1, or use the method 'ptq', which "
+            "needs none."
+        )
     choice = task.choice()
-    last = max(1, round(_SEARCH_SHARE * task.epochs))
+    last = task.first_epochs(_SEARCH_SHARE)
     search = MixtureModel(
         choice, last * int(task.data.cardinality()), task.seed
     )
