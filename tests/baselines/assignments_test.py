@@ -267,12 +267,6 @@ class PostTrainingTest(parameterized.TestCase):
         expected = task.model.get_layer("fine").kernel
         self.assertEqual(kernel.numpy().tolist(), expected.numpy().tolist())
 
-    def test_differentiable_search_refuses_to_learn_in_no_epochs(self):
-        task, trained = planted.planted_task(epochs=0)
-        with self.assertRaisesRegex(ValueError, "Received: epochs=0"):
-            baselines.get("differentiable")(task)
-        self.assertEmpty(trained)
-
 
 class EvolutionTest(absltest.TestCase):
     def test_finds_the_best_sample_of_a_planted_loss(self):
@@ -323,6 +317,12 @@ class EvolutionTest(absltest.TestCase):
 
 
 class DifferentiableTest(parameterized.TestCase):
+    def test_refuses_to_learn_in_no_epochs(self):
+        task, trained = planted.planted_task(epochs=0)
+        with self.assertRaisesRegex(ValueError, "Received: epochs=0"):
+            baselines.get("differentiable")(task)
+        self.assertEmpty(trained)
+
     @parameterized.parameters(any_models.recurrent, any_models.attention)
     def test_mixture_of_one_is_the_model(self, make):
         model = make()
