@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fliqs_tf.choices import check_choice
 from fliqs_tf.space import APART
 from fliqs_tf.space import TIED
 from fliqs_tf.space import get_space
@@ -135,9 +136,9 @@ class TrainConfig:
             raise ValueError(
                 "A run writes a folder. Received: run_dir=''. Name one."
             )
-        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        _check_choice("schedule", self.schedule, SCHEDULES)
-        _check_choice("activations", self.activations, ACTIVATIONS)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("activations", self.activations, ACTIVATIONS)
         for name in (
             "batch_size",
             "image_size",
@@ -335,12 +336,4 @@ class SearchConfig(TrainConfig):
         }
         return dataclasses.replace(
             self, **{name: defaults[name] for name in _SEARCH}
-        )
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(choices)}. Received: "
-            f"{name}={value!r}."
         )

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from fliqs_tf import numerics
+from fliqs_tf.choices import check_choice
 from fliqs_tf.codebooks import codebook_table
 from fliqs_tf.formats import Format
 from fliqs_tf.formats import get_format
@@ -27,11 +28,7 @@ class FormatQuantizer(abc.ABC):
 
     def __init__(self, formats: str | Sequence[str], rounding: str = "nearest"):
         self.formats = get_space(formats)
-        if rounding not in ROUNDINGS:
-            raise ValueError(
-                f"`rounding` must be one of {', '.join(ROUNDINGS)}. Received: "
-                f"rounding={rounding!r}."
-            )
+        check_choice("rounding", rounding, ROUNDINGS)
         self.rounding = rounding
 
     def set_tables(self, options: Sequence[Format]):

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from fliqs_tf import numerics
+from fliqs_tf.choices import check_choice
 from fliqs_tf.formats import Format
 
 RANGES = ("dynamic", "ema", "percentile", "lsq")
@@ -188,11 +189,7 @@ def check_range(range: str) -> None:
 
 def check(range: str, signedness: str, percentile: float) -> None:
     """Raises unless the options of an input quantizer go together."""
-    if signedness not in SIGNEDNESS:
-        raise ValueError(
-            f"`signedness` must be one of {', '.join(SIGNEDNESS)}. Received: "
-            f"signedness={signedness!r}."
-        )
+    check_choice("signedness", signedness, SIGNEDNESS)
     if range == "lsq" and signedness == "affine":
         raise ValueError(
             "A learned range is one number, which affine grids have two of. "

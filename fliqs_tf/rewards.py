@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from keras import ops
 
+from fliqs_tf.choices import check_choice
+
 
 def absolute(quality, cost_ratio, beta):
     """`Q - beta * |1 - C / C_target|`: the target is meant to be met.
@@ -53,9 +55,5 @@ def get(name: str) -> Callable:
     Raises:
         ValueError: If there is none.
     """
-    if name not in _REWARDS:
-        raise ValueError(
-            f"`reward` must be one of {', '.join(NAMES)}. Received: "
-            f"reward={name!r}."
-        )
+    check_choice("reward", name, NAMES)
     return _REWARDS[name]

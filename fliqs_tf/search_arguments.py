@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from fliqs_tf import rewards
+from fliqs_tf.choices import check_choice
 from fliqs_tf.controller import Controller
 from fliqs_tf.quality import QUALITIES
 from fliqs_tf.space import Rule
@@ -19,11 +20,7 @@ def check_arguments(
     reward: str, beta: float, quality: str, bounds: Mapping
 ) -> None:
     """Raises unless the arguments of a `SearchModel` are sound, and fit."""
-    if quality not in QUALITIES:
-        raise ValueError(
-            f"`quality` must be one of {', '.join(QUALITIES)}. Received: "
-            f"quality={quality!r}."
-        )
+    check_choice("quality", quality, QUALITIES)
     if not (
         isinstance(beta, int | float | np.number) and 0.0 <= beta < math.inf
     ):

@@ -15,6 +15,7 @@ from fliqs_tf.baselines import uniform
 from fliqs_tf.baselines.ptq import sensitivities
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
+from fliqs_tf.choices import check_choice
 from fliqs_tf.formats import get_format
 
 UNIFORM = "uniform:"
@@ -47,11 +48,7 @@ def get(name: str) -> Callable[[Task], Result]:
     if name.startswith(UNIFORM):
         fmt = get_format(name.removeprefix(UNIFORM)).name
         return lambda task: uniform.run(task, fmt)
-    if name not in _METHODS:
-        raise ValueError(
-            f"`method` must be one of {', '.join(NAMES)}. Received: "
-            f"method={name!r}."
-        )
+    check_choice("method", name, NAMES)
     return _METHODS[name]
 
 

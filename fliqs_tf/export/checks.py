@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -146,13 +145,3 @@ def check_copy(fixed: keras.Model, arrays: Sequence[np.ndarray]) -> None:
 def _outputs(model, arrays) -> list[np.ndarray]:
     tensors = [tf.convert_to_tensor(array) for array in arrays]
     return [np.asarray(y) for y in litert.call(model, tensors)]
-
-
-def check_choice(name: str, value: Any, options) -> None:
-    """Raises a `ValueError` unless `value` is one of the options."""
-    # Arrays, which another argument takes, have no `in` of this kind.
-    if not isinstance(value, str) or value not in options:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(options)}. Received: "
-            f"{name}={value!r}."
-        )

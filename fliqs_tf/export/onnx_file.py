@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from fliqs_tf.choices import check_choice
 from fliqs_tf.export import agreement
 from fliqs_tf.export import checks
 from fliqs_tf.export import export_report
@@ -105,7 +106,7 @@ def export_onnx(
     """
     path = checks.check_path(path)
     checks.check_model(fixed)
-    checks.check_choice("activations", activations, ACTIVATIONS)
+    check_choice("activations", activations, ACTIVATIONS)
     onnx_graph.check_packages()
     if activations == "fake_quant":
         modes.check_learned_ranges(fixed, activations)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from fliqs_tf import files
+from fliqs_tf.choices import check_choice
 from fliqs_tf.export import agreement
 from fliqs_tf.export import checks
 from fliqs_tf.export import file_report
@@ -104,7 +105,7 @@ def export_recipe(
     """
     path = checks.check_path(path)
     checks.check_model(fixed)
-    checks.check_choice("activations", activations, ACTIVATIONS)
+    check_choice("activations", activations, ACTIVATIONS)
     modes.check_products(fixed, activations)
     modes.check_ranges(fixed, activations)
     content = file_report.read_litert("float_file", float_file)

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from fliqs_tf.choices import check_choice
 from fliqs_tf.export import agreement
 from fliqs_tf.export import checks
 from fliqs_tf.export import export_report
@@ -114,8 +115,8 @@ def export_tflite(
     """
     path = checks.check_path(path)
     checks.check_model(fixed)
-    checks.check_choice("activations", activations, ACTIVATIONS)
-    checks.check_choice("containers", containers, CONTAINERS)
+    check_choice("activations", activations, ACTIVATIONS)
+    check_choice("containers", containers, CONTAINERS)
     modes.check_products(fixed, activations)
     modes.check_ranges(fixed, activations)
     given, fixed = fixed, twin.uncompiled(fixed)
