@@ -16,7 +16,12 @@ from fliqs_tf.space import get_space
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PRESETS = sorted((_ROOT / "flags" / "presets").glob("*.flags"))
 # Settings to be included by other presets: no run of their own.
-_INCLUDED = ("fliqs", "mlperf_tiny_resnet8_trained", "trained_model")
+_INCLUDED = (
+    "fliqs",
+    "mlperf_tiny_resnet8_trained",
+    "resnet20_trained",
+    "trained_model",
+)
 
 # Flags are read in a process of their own: they are global. Some presets want a
 # trained model, which their users give.
