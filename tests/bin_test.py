@@ -19,6 +19,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 import fliqs_tf
+from fliqs_tf import baselines
 from fliqs_tf import datasets
 from fliqs_tf.bin import experiment
 from fliqs_tf.bin import program
@@ -159,7 +160,12 @@ class RunTest(parameterized.TestCase):
             given_up = np.mean(known.max(1) - known[np.arange(len(best)), best])
             controllers.append((known, np.array(policy.logits), given_up))
 
-        with mock.patch.object(Controller, "prepare", prepare):
+        with (
+            mock.patch.object(Controller, "prepare", prepare),
+            mock.patch.object(
+                baselines, "sensitivities", wraps=baselines.sensitivities
+            ) as measured,
+        ):
             for inputs in ("tied", "apart"):
                 experiment.search(
                     self._config(
@@ -170,6 +176,9 @@ class RunTest(parameterized.TestCase):
                         prior_weight=2.0,
                     )
                 )
+        self.assertLen(measured.call_args_list, 2)
+        for call in measured.call_args_list:
+            self.assertTrue(call.kwargs["is_fine_tuned"])
         for (known, logits, given_up), each in zip(
             controllers, (1, 2), strict=True
         ):

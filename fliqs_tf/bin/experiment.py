@@ -169,6 +169,7 @@ def _prior(run):
         config.input_signedness,
         is_logits=run.loss.from_logits,
         input_formats=config.input_formats,
+        is_fine_tuned=config.epochs > 0,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from unittest import mock
 
 import keras
 import numpy as np
@@ -187,6 +188,36 @@ class PostTrainingTest(parameterized.TestCase):
         self.assertEqual(
             dict(baselines.get("ptq")(task).assignment), planted.BEST
         )
+
+    def test_rounded_weights_count_less_if_training_goes_on(self):
+        task, _ = planted.planted_task()
+        for input_formats, shares in (
+            ("apart", [[0.3], [1.0], [0.3], [1.0]]),
+            # Both at once cannot be told apart.
+            ("tied", [[1.0], [1.0]]),
+        ):
+            as_it_is, before_training = (
+                ptq.sensitivities(
+                    task.model,
+                    task.data,
+                    task.space,
+                    input_formats=input_formats,
+                    is_fine_tuned=is_fine_tuned,
+                )
+                for is_fine_tuned in (False, True)
+            )
+            np.testing.assert_allclose(
+                before_training, np.array(shares) * as_it_is
+            )
+
+    @parameterized.parameters(0, 4)
+    def test_only_a_model_that_is_fine_tuned_is_judged_so(self, epochs):
+        task, _ = planted.planted_task(epochs=epochs, input_formats="apart")
+        with mock.patch.object(
+            ptq, "sensitivities", wraps=ptq.sensitivities
+        ) as measured:
+            baselines.get("ptq")(task)
+        self.assertEqual(measured.call_args.kwargs["is_fine_tuned"], epochs > 0)
 
     def test_sensitivity_is_that_of_the_planted_layer(self):
         task, _ = planted.planted_task()
