@@ -58,8 +58,8 @@ class Controller(keras.layers.Layer):
         prior: What is known of the qualities of the options before the run,
             in the unit of the quality, `(decisions, options)`, for example
             minus the sensitivities of a post-training search
-            (`fliqs_tf.baselines.sensitivities`); `None` for nothing. A critic
-            starts from it.
+            (`fliqs_tf.baselines.sensitivities(..., is_fine_tuned=True)`);
+            `None` for nothing. A critic starts from it.
         prior_weight: How much it counts, against the entropy, in the policy
             at the start, in units of what the best assignment within the
             budget gives up in a decision, see `fliqs_tf.prior.initial_logits`.

@@ -181,10 +181,7 @@ def scale_gradient(value, factor):
 
 def check_range(range: str) -> None:
     """Raises unless a range is one of `RANGES`."""
-    if range not in RANGES:
-        raise ValueError(
-            f"A range is one of {', '.join(RANGES)}. Received: range={range!r}."
-        )
+    check_choice("range", range, RANGES)
 
 
 def check(range: str, signedness: str, percentile: float) -> None:
