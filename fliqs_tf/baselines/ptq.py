@@ -39,7 +39,8 @@ _BATCHES = 4
 # For sensitivities; `benchmarks/sensitivities.py` compares numbers.
 _SAMPLES = 128
 # Of what rounded weights do to a trained model, if training goes on under them.
-# Chosen from 1, 0.3 and 0.1 by training, see `docs/results/recovery`.
+# Chosen from 1, 0.3 and 0.1 by training, see `docs/results/recovery`, and
+# `benchmarks/recovery.py` for the reason.
 _LEFT_OF_WEIGHTS = 0.3
 _FLOAT = "fp32"
 # What rounding may take from a divergence of nothing.
@@ -113,8 +114,8 @@ def sensitivities(
         is_fine_tuned: Whether the model will be trained under its formats.
             Weights can then move to where their rounding does less, as in Nagel
             et al., "Up or Down? Adaptive Rounding for Post-Training
-            Quantization", ICML 2020; inputs cannot. A decision on weights alone
-            counts 0.3 of its divergence, a share chosen by experiment.
+            Quantization", ICML 2020; inputs much less. A decision on weights
+            alone counts 0.3 of its divergence, a share chosen by experiment.
 
     Returns:
         Mean divergence, float64 `(decisions, options)`.
