@@ -61,6 +61,19 @@ class InitialModelTest(parameterized.TestCase):
         ):
             initial_model.check(model, image_shape, classes)
 
+    def test_model_of_many_labels_is_refused(self):
+        # Its sigmoids would train as logits of one label.
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10),
+                keras.layers.Activation("sigmoid"),
+            ]
+        )
+        with self.assertRaisesRegex(ValueError, "Received: one that ends in s"):
+            initial_model.check(model, (8, 8, 1), 10)
+
     def test_class_that_only_its_author_has_is_refused(self):
         class Unknown(keras.layers.Dense):
             pass

@@ -48,7 +48,7 @@ def read(path: str) -> keras.Model:
 
 
 def check(model: keras.Model, image_shape: tuple, classes: int) -> None:
-    """Raises unless a model takes images and gives a number for each class.
+    """Raises unless a model takes images and tells classes apart.
 
     Args:
         model: Model from a file.
@@ -56,8 +56,8 @@ def check(model: keras.Model, image_shape: tuple, classes: int) -> None:
         classes: How many classes it has.
 
     Raises:
-        ValueError: If shapes are others. What a model without a graph takes is
-            not known before it is called.
+        ValueError: If shapes are others, or if it ends in sigmoids. What a
+            model without a graph takes is not known before it is called.
     """
     graph = graph_of(model)
     if graph is None:
@@ -79,6 +79,13 @@ def check(model: keras.Model, image_shape: tuple, classes: int) -> None:
             f"inputs of {', '.join(map(str, inputs))}, outputs of "
             f"{', '.join(map(str, outputs))}. Choose another model, or another "
             "data set."
+        )
+    if output_activation(model) is keras.activations.sigmoid:
+        raise ValueError(
+            "The model of `model_file` must end in logits or in a softmax, as "
+            "each image has one label. Received: one that ends in sigmoids, "
+            "each a yes or no. Load it in Python, and compile a "
+            "`fliqs.SearchModel` with its own loss there."
         )
 
 
