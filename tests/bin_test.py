@@ -23,6 +23,7 @@ from fliqs_tf import baselines
 from fliqs_tf import datasets
 from fliqs_tf.bin import experiment
 from fliqs_tf.bin import program
+from fliqs_tf.bin import run
 from fliqs_tf.callbacks import FiniteLoss
 from fliqs_tf.config import SearchConfig
 from fliqs_tf.config import TrainConfig
@@ -305,9 +306,7 @@ class RunTest(parameterized.TestCase):
             cutmix=1.0,
             teacher=path,
         )
-        with mock.patch.object(
-            experiment, "distill", wraps=experiment.distill
-        ) as distill:
+        with mock.patch.object(run, "distill", wraps=run.distill) as distill:
             report = experiment.search(config)
         # Once a fit: the differentiable search trains anew after it.
         self.assertEqual(distill.call_count, 1 + (method != "fliqs"))
