@@ -12,6 +12,8 @@ _DPI = 120
 _FLOAT_HATCH = "//"
 # From this ratio of costs on, an axis of costs is logarithmic.
 _LOGARITHMIC = 5.0
+# Of the largest cost, what an axis of costs shows at least.
+_SPAN = 0.1
 _MARKERS = "os^v"
 
 
@@ -186,7 +188,8 @@ def pareto(
 ) -> None:
     """Draws quality against cost, one series a method, and the front.
 
-    The axis of the cost is logarithmic where costs differ by more than 5.
+    The axis of the cost is logarithmic where costs differ by more than 5, and
+    does not zoom into differences that are small beside them.
 
     Args:
         points: Dictionaries with `method`, `cost` and `quality`; those of one
@@ -244,6 +247,11 @@ def pareto(
     )
     # Room for labels.
     axis.margins(x=0.1)
+    low, high = axis.get_xlim()
+    # Costs at one target differ by a thousandth: not to be looked at closer.
+    missing = _SPAN * costs.max() - (high - low)
+    if missing > 0:
+        axis.set_xlim(low - missing / 2, high + missing / 2)
     axis.set_xlabel(cost_label)
     axis.set_ylabel(quality_label)
     axis.grid(alpha=0.3)

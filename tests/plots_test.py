@@ -97,6 +97,20 @@ class PlotsTest(absltest.TestCase):
             figure, _ = save.call_args.args
             self.assertEqual(figure.axes[0].get_xscale(), scale)
 
+    def test_pareto_does_not_zoom_into_costs_of_one_target(self):
+        # Of 50, and room for labels at both sides.
+        for other, span in ((99.9, 10.0), (50.0, 60.0)):
+            points = [
+                {"method": "a", "cost": cost, "quality": 90.0}
+                for cost in (100.0, other)
+            ]
+            with mock.patch.object(plots, "_save") as save:
+                plots.pareto(points, self.path)
+            figure, _ = save.call_args.args
+            low, high = figure.axes[0].get_xlim()
+            self.assertAlmostEqual(high - low, span)
+            self.assertAlmostEqual((low + high) / 2, (100.0 + other) / 2)
+
     def test_pareto_without_points(self):
         with self.assertRaisesRegex(ValueError, "Received: none"):
             plots.pareto([], self.path)
