@@ -86,28 +86,25 @@ class PlotsTest(absltest.TestCase):
         plots.pareto(points, self.path, "cost (GBOPs)", "accuracy (%)")
         self.assertIsPicture()
 
+    def _pareto_axis(self, costs):
+        """The axes of a plot of points of these costs."""
+        points = [
+            {"method": "a", "cost": cost, "quality": 90.0} for cost in costs
+        ]
+        with mock.patch.object(plots, "_save") as save:
+            plots.pareto(points, self.path)
+        figure, _ = save.call_args.args
+        return figure.axes[0]
+
     def test_pareto_of_costs_far_apart_is_logarithmic(self):
         for dearest, scale in ((5.0, "linear"), (5.1, "log")):
-            points = [
-                {"method": "a", "cost": cost, "quality": 90.0}
-                for cost in (1.0, dearest)
-            ]
-            with mock.patch.object(plots, "_save") as save:
-                plots.pareto(points, self.path)
-            figure, _ = save.call_args.args
-            self.assertEqual(figure.axes[0].get_xscale(), scale)
+            axis = self._pareto_axis([1.0, dearest])
+            self.assertEqual(axis.get_xscale(), scale)
 
     def test_pareto_does_not_zoom_into_costs_of_one_target(self):
         # Of 50, and room for labels at both sides.
         for other, span in ((99.9, 10.0), (50.0, 60.0)):
-            points = [
-                {"method": "a", "cost": cost, "quality": 90.0}
-                for cost in (100.0, other)
-            ]
-            with mock.patch.object(plots, "_save") as save:
-                plots.pareto(points, self.path)
-            figure, _ = save.call_args.args
-            low, high = figure.axes[0].get_xlim()
+            low, high = self._pareto_axis([100.0, other]).get_xlim()
             self.assertAlmostEqual(high - low, span)
             self.assertAlmostEqual((low + high) / 2, (100.0 + other) / 2)
 
