@@ -13,22 +13,16 @@ import interleaved
 import keras
 import numpy as np
 import tensorflow as tf
+import trained
 from absl import app
 from absl import flags
 from keras import ops
 
 import fliqs_tf as fliqs
+from fliqs_tf.baselines import divergence
 from fliqs_tf.baselines.choice import Choice
-from fliqs_tf.bin import initial_model
 from fliqs_tf.layers import calibration
 
-_MODEL = flags.DEFINE_string(
-    "model_file", None, "Trained model of CIFAR-10.", required=True
-)
-_NORMALIZE = flags.DEFINE_bool(
-    "normalize", True, "Whether it takes normalized images."
-)
-_DATA = flags.DEFINE_string("data_dir", None, "See tfds.load.")
 _STEPS = flags.DEFINE_integer("steps", 200, "Steps for each case.")
 _RATE = flags.DEFINE_float("learning_rate", 1e-3, "Of Adam, falls to 0.")
 _OUTPUT = flags.DEFINE_string(
@@ -44,7 +38,7 @@ _MEASURED = 8
 class _Probe:
     """A trained model of which one kind of tensors is rounded."""
 
-    def __init__(self, model, images):
+    def __init__(self, model, is_logits, images):
         self._choice = Choice(
             model,
             (*_FORMATS, _FLOAT),
@@ -57,7 +51,7 @@ class _Probe:
         self.kinds = sorted({d.kind for d in self._choice.decisions})
         self._model = self._choice.model
         calibration.allow_uncalibrated(self._model)
-        self._is_logits = not initial_model.gives_probabilities(model)
+        self._is_logits = is_logits
         self._weights = self._model.get_weights()
         self._round(None, None)
         self._batches = [(x, self._log_p(x)) for x in images]
@@ -78,14 +72,11 @@ class _Probe:
         )
 
     def _log_p(self, x):
-        outputs = self._model(x, training=False)
-        if self._is_logits:
-            return ops.log_softmax(outputs)
-        return ops.log(outputs + keras.config.epsilon())
+        (log_p,) = divergence.log_probabilities(self._model, x, self._is_logits)
+        return log_p
 
     def _divergence_of(self, x, log_p):
-        terms = ops.exp(log_p) * (log_p - self._log_p(x))
-        return ops.mean(ops.sum(terms, axis=-1))
+        return divergence.divergence(log_p, self._log_p(x))
 
     def _step_on(self, x, log_p):
         weights = self._model.trainable_variables
@@ -115,18 +106,8 @@ class _Probe:
 def main(argv):
     """Runs the benchmark."""
     del argv
-    images = (
-        fliqs.datasets.load(
-            "cifar10",
-            "train",
-            batch_size=_BATCH,
-            data_dir=_DATA.value,
-            normalize=_NORMALIZE.value,
-        )
-        .map(lambda x, _: x)
-        .take(_MEASURED + _STEPS.value)
-    )
-    probe = _Probe(initial_model.load(_MODEL.value), images)
+    images = trained.images(_BATCH).take(_MEASURED + _STEPS.value)
+    probe = _Probe(*trained.load(), images)
     rows = []
     for name in _FORMATS:
         for kind in probe.kinds:

@@ -11,21 +11,14 @@ INT2 to INT8 at the cost of INT4.
 
 import interleaved
 import numpy as np
+import trained
 from absl import app
 from absl import flags
 
 import fliqs_tf as fliqs
 from fliqs_tf.baselines import ptq
 from fliqs_tf.baselines.choice import Choice
-from fliqs_tf.bin import initial_model
 
-_MODEL = flags.DEFINE_string(
-    "model_file", None, "Trained model of CIFAR-10.", required=True
-)
-_NORMALIZE = flags.DEFINE_bool(
-    "normalize", True, "Whether it takes normalized images."
-)
-_DATA = flags.DEFINE_string("data_dir", None, "See tfds.load.")
 _PIECES = flags.DEFINE_integer("pieces", 16, "Pieces.", lower_bound=2)
 _OUTPUT = flags.DEFINE_string(
     "output", "docs/results/sensitivities.json", "Where the numbers go."
@@ -36,15 +29,8 @@ _SPACE = tuple(f"int{bits}" for bits in range(2, 9))
 _RANGE = ("percentile", "unsigned")
 
 
-def _sensitivities(model):
-    images = fliqs.datasets.load(
-        "cifar10",
-        "train",
-        batch_size=_PIECE,
-        data_dir=_DATA.value,
-        normalize=_NORMALIZE.value,
-    )
-    is_logits = not initial_model.gives_probabilities(model)
+def _sensitivities(model, is_logits):
+    images = trained.images(_PIECE)
     return np.array(
         [
             ptq.sensitivities(
@@ -77,8 +63,8 @@ def _excesses(choice, pieces, count):
 def main(argv):
     """Runs the benchmark."""
     del argv
-    model = initial_model.load(_MODEL.value)
-    pieces = _sensitivities(model)
+    model, is_logits = trained.load()
+    pieces = _sensitivities(model, is_logits)
     cost = fliqs.costs.get("bitops")
     choice = Choice(
         model,

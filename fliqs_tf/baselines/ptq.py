@@ -3,14 +3,9 @@
 As HAWQ-V3 (Yao et al., ICML 2021): a number says what a format does to a layer
 of a trained model (or to its weights, and to its inputs), all numbers are
 summed, and an integer program finds the least sum within the budget. The number
-here is the divergence
-
-    KL(p || q) = sum_c p_c (log p_c - log q_c)
-
-of the model's output with one of them quantized, `q`, from the float model's,
-`p`: it needs no labels, and has no gradient or Hessian to estimate. A single
-output, and each of several sigmoids, is the probability of yes or no (the two
-`c`). Several outputs are taken for independent: their divergences are summed.
+here is the divergence KL(p || q) of the model's output with one of them
+quantized, `q`, from the float model's, `p` (`baselines/divergence.py`): it
+needs no labels, and has no gradient or Hessian to estimate.
 """
 
 from collections.abc import Sequence
@@ -18,14 +13,13 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from fliqs_tf import costs
+from fliqs_tf.baselines import divergence
 from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
 from fliqs_tf.layers import calibration
-from fliqs_tf.output_activation import output_activation
 from fliqs_tf.recalibrate import recalibrate
 from fliqs_tf.space import TIED
 
@@ -147,15 +141,7 @@ def sensitivities(
 
     @tf.function(reduce_retracing=True)
     def log_probabilities(x):
-        outputs = keras.tree.flatten(probe.model(x, training=False))
-        return [
-            _log_probabilities(
-                ops.cast(output, "float32"),
-                output_activation(model, number),
-                is_logits,
-            )
-            for number, output in enumerate(outputs)
-        ]
+        return divergence.log_probabilities(probe.model, x, is_logits)
 
     sample = np.full(len(probe.decisions), untouched)
     probe.set(sample)
@@ -174,34 +160,17 @@ def sensitivities(
     return result
 
 
-def _log_probabilities(outputs, activation, is_logits):
-    """Logarithms `(..., variables, outcomes)` of what outputs stand for."""
-    is_sigmoid = activation is keras.activations.sigmoid
-    if is_sigmoid or activation is keras.activations.softmax:
-        is_logits = False
-    if not is_sigmoid and outputs.shape[-1] > 1:
-        outputs = ops.expand_dims(outputs, -2)
-        if is_logits:
-            return ops.log_softmax(outputs)
-        return ops.log(outputs + keras.config.epsilon())
-    if is_logits:
-        return ops.log_sigmoid(ops.stack([outputs, -outputs], -1))
-    both = ops.stack([outputs, 1.0 - outputs], -1)
-    return ops.log(both + keras.config.epsilon())
-
-
 def _divergence(log_p, log_q):
-    terms = ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
-    divergence = float(ops.mean(ops.sum(terms, axis=-1)))
+    value = float(divergence.divergence(log_p, log_q))
     # Not `<`, which NaN passes.
-    if not divergence >= -_ROUNDING:
+    if not value >= -_ROUNDING:
         raise ValueError(
             "Outputs must be logits, or probabilities that sum to 1 (of a "
             "sigmoid: each in [0, 1]). Received: a mean divergence of "
-            f"{divergence:.4g}, which is none. Give `is_logits` as the model's "
+            f"{value:.4g}, which is none. Give `is_logits` as the model's "
             "last layer has it, and look for NaN in its outputs."
         )
-    return max(divergence, 0.0)
+    return max(value, 0.0)
 
 
 def _calibrate(model, data):
