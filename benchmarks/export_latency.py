@@ -25,7 +25,7 @@ from absl import flags
 import fliqs_tf as fliqs
 from fliqs_tf.export import inspect
 from fliqs_tf.export import twin
-from fliqs_tf.export.agreement import rms_error
+from fliqs_tf.export.output_errors import rms_error
 from fliqs_tf.export.timing import all_times
 from fliqs_tf.layers.base import searchable_layers
 

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fliqs_tf.export import agreement
 from fliqs_tf.export import layer_inputs
 from fliqs_tf.export import litert
 from fliqs_tf.export import modes
+from fliqs_tf.export import output_errors
 from fliqs_tf.export import twin
 from fliqs_tf.layers.base import has_own_call
 
@@ -98,7 +98,9 @@ def check_call(
     expected = _outputs(fixed, arrays)
     shapes = [[y.shape for y in outputs] for outputs in (received, expected)]
     if shapes[0] == shapes[1]:
-        count = len(agreement.deviating(received, expected, modes.TOLERANCE))
+        count = len(
+            output_errors.deviating(received, expected, modes.TOLERANCE)
+        )
         if not count:
             return
         found = f"deviates on {count} of {len(arrays[0])} samples"
@@ -123,7 +125,7 @@ def check_copy(fixed: keras.Model, arrays: Sequence[np.ndarray]) -> None:
     """
     copy = twin.copy(fixed)
     received, expected = _outputs(copy, arrays), _outputs(fixed, arrays)
-    found = agreement.deviating(received, expected, modes.TOLERANCE)
+    found = output_errors.deviating(received, expected, modes.TOLERANCE)
     if not found:
         return
     copied = layer_inputs.inputs_of_layers(copy, arrays)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from fliqs_tf.export import agreement
 from fliqs_tf.export import layer_inputs
 from fliqs_tf.export import litert
+from fliqs_tf.export import output_errors
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.onnx_graph import OnnxGraph
 from fliqs_tf.export.onnx_inputs import Marks
@@ -72,7 +72,7 @@ def first_deviation(
 def _errors(value, calls):
     """RMS errors against the calls of a layer, channels moved to the end."""
     return [
-        agreement.rms_error(moved.reshape(x.shape), x)
+        output_errors.rms_error(moved.reshape(x.shape), x)
         for x in calls
         for moved in (value, np.moveaxis(value, 1, -1))
         if value.size == x.size

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from fliqs_tf.export import agreement
+from fliqs_tf.export import output_errors
 from fliqs_tf.export import weights
 from fliqs_tf.export.agreement import Bounds
 from fliqs_tf.export.graph import Graph
@@ -48,7 +48,7 @@ def first_deviation(
         call = expected.get(path, [])
         # A layer that is called twice has several; the nearest is the one.
         errors = [
-            agreement.rms_error(value.reshape(x.shape), x)
+            output_errors.rms_error(value.reshape(x.shape), x)
             for x in call
             if x.size == value.size
         ]

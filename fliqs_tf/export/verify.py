@@ -28,9 +28,9 @@ import tensorflow as tf
 from fliqs_tf.export import litert
 from fliqs_tf.export.agreement import Agreement
 from fliqs_tf.export.agreement import Bounds
-from fliqs_tf.export.agreement import Tally
-from fliqs_tf.export.agreement import deviating
+from fliqs_tf.export.output_errors import deviating
 from fliqs_tf.export.ranges import CALIBRATION_SAMPLES
+from fliqs_tf.export.tally import Tally
 
 BATCH_SIZE = 64
 RANDOM_SAMPLES = 64

@@ -3,8 +3,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from fliqs_tf.export import agreement
+from fliqs_tf.export import output_errors
 from fliqs_tf.export.agreement import Bounds
-from fliqs_tf.export.agreement import Tally
+from fliqs_tf.export.tally import Tally
 
 
 def _compare(received, expected, bounds, labels=None):
@@ -73,7 +74,9 @@ class MaxTest(parameterized.TestCase):
         self.assertEqual(result.deviating_samples, 1)
         received, expected = (np.array(y) for y in (received, expected))
         for tolerance, found in ((0.06, []), (0.04, [1])):
-            deviating = agreement.deviating([received], [expected], tolerance)
+            deviating = output_errors.deviating(
+                [received], [expected], tolerance
+            )
             self.assertEqual(deviating, found)
 
     @parameterized.parameters(5.0, np.inf, np.nan)

@@ -11,9 +11,9 @@ from absl.testing import parameterized
 from ai_edge_quantizer import quantizer
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
-from fliqs_tf.export import agreement
 from fliqs_tf.export import export_recipe
 from fliqs_tf.export import export_tflite
+from fliqs_tf.export import output_errors
 from fliqs_tf.export import twin
 from fliqs_tf.export.graph import Builtin
 from fliqs_tf.export.graph import Graph
@@ -80,7 +80,7 @@ class _RecipeTestCase(parameterized.TestCase):
 
     def assertClose(self, content, expected, limit):
         (received,) = Runner(content)([self.images])
-        error = agreement.rms_error(received, np.asarray(expected))
+        error = output_errors.rms_error(received, np.asarray(expected))
         self.assertLess(error, limit)
 
 
