@@ -22,6 +22,12 @@ def recalibrate(
     variance is the mean of the batches' variances, as in training. A norm that
     is called more than once has the means over all its calls.
 
+    Under few bits it is worth a call after training too, which `SearchModel`
+    makes after its last step: weights near a boundary between two codes change
+    sides to the end, and running statistics are of codes that are gone (Nagel
+    et al., "Overcoming Oscillations in Quantization-Aware Training", ICML
+    2022).
+
     Running input ranges see the same batches; a model without batch norm has
     only those updated. Frozen norms (`trainable=False`) are left alone, nested
     models and synchronized norms are not.
@@ -59,6 +65,36 @@ def recalibrate(
         )
     for one in statistics:
         one.assign_means()
+
+
+class Recalibration(keras.callbacks.Callback):
+    """Calls `recalibrate` after the last step that `fit` is to do.
+
+    The last epoch is then validated and saved with these statistics. A `fit`
+    that stops earlier, or does not know its number of steps, keeps the running
+    ones, with which it was validated.
+
+    Args:
+        data: See `recalibrate`.
+    """
+
+    def __init__(self, data: tf.data.Dataset):
+        super().__init__()
+        self._data = data
+        self._is_last_epoch = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._is_last_epoch = epoch + 1 == self.params["epochs"]
+
+    def on_train_batch_end(self, batch, logs=None):
+        steps = self.params["steps"]
+        is_last = self._is_last_epoch and steps and batch + 1 >= steps
+        if is_last and batch_norms(self.model):
+            self.recalibrate()
+
+    def recalibrate(self) -> None:
+        """Re-estimates the statistics of the model that is trained."""
+        recalibrate(self.model, self._data)
 
 
 class _Statistics:

@@ -11,15 +11,17 @@ from keras import ops
 
 from fliqs_tf.layers.base import graph_of
 from fliqs_tf.recalibrate import MAX_BATCHES
+from fliqs_tf.recalibrate import Recalibration
 from fliqs_tf.recalibrate import batch_norms
 from fliqs_tf.recalibrate import recalibrate
 
 
-class SearchRun(keras.callbacks.Callback):
+class SearchRun(Recalibration):
     """What a run needs from the host; `SearchModel.fit` adds it.
 
     Args:
-        x: That of `fit`: data for the batch-norm statistics at the freeze.
+        x: That of `fit`: data for the batch-norm statistics, at the freeze and
+            after the last step.
         batch_size: Likewise, of arrays.
         initial_epoch: That of `fit`.
         held_out: Share of arrays, at their end, that `fit` validates on.
@@ -32,12 +34,12 @@ class SearchRun(keras.callbacks.Callback):
         initial_epoch: int,
         held_out: float = 0.0,
     ):
-        super().__init__()
-        self._x = x
+        super().__init__(x)
         self._batch_size = batch_size
         self._initial_epoch = initial_epoch
         self._held_out = held_out
         self._found = None
+        self._has_warned = False
 
     def on_train_begin(self, logs=None):
         steps = self.params["steps"]
@@ -58,12 +60,14 @@ class SearchRun(keras.callbacks.Callback):
         self.model.total_steps.assign(total)
 
     def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
         self._first_step = self._step = value_of(self.model.step)
 
     def on_train_batch_end(self, batch, logs=None):
         self._step = self._first_step + batch + 1
         check_finite(logs, f"step {self._step}")
-        self._freeze_if_due(self._step)
+        if not self._freeze_if_due(self._step):
+            super().on_train_batch_end(batch, logs)
 
     def on_train_end(self, logs=None):
         model = self.model
@@ -81,28 +85,32 @@ class SearchRun(keras.callbacks.Callback):
         model.step.assign(self._step)
         model.frozen_sample.assign(self._found)
         model.frozen.assign(1)
-        self._recalibrate()
+        self.recalibrate()
 
     def _freeze_if_due(self, step):
+        """Returns whether it froze the formats."""
         model = self.model
         due = model.controller.freeze * value_of(model.total_steps)
         if step < due or value_of(model.frozen):
-            return
+            return False
         model.freeze()
         self._found = ops.convert_to_numpy(model.frozen_sample)
-        self._recalibrate()
+        self.recalibrate()
+        return True
 
-    def _recalibrate(self):
+    def recalibrate(self):
         model = self.model
-        inputs = inputs_of(self._x, self._batch_size, self._held_out)
+        inputs = inputs_of(self._data, self._batch_size, self._held_out)
         if inputs is not None:
             model._choose(model.frozen_sample, quantize_inputs=True)
             recalibrate(model.searchable_model, inputs)
-        elif batch_norms(model.searchable_model):
+        elif batch_norms(model.searchable_model) and not self._has_warned:
+            self._has_warned = True
             logging.warning(
-                "Batch-norm statistics are not re-estimated at the freeze, for "
-                "which `fit` needs arrays or a `tf.data.Dataset`. Call "
-                "`fliqs.recalibrate` on some afterwards."
+                "Batch-norm statistics are not re-estimated at the freeze and "
+                "after the last step, for which `fit` needs arrays or a "
+                "`tf.data.Dataset`. Call `fliqs.recalibrate` on some "
+                "afterwards."
             )
 
 

@@ -7,6 +7,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 import fliqs_tf as fliqs
+from fliqs_tf.recalibrate import Recalibration
 
 
 def make_data(batches=4, size=8):
@@ -163,6 +164,50 @@ class RecalibrateTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "empty"):
             fliqs.recalibrate(model, data.take(0))
         self.assertEqual(model.get_layer("first").momentum, 0.9)
+
+
+class RecalibrationTest(parameterized.TestCase):
+    @parameterized.parameters({}, {"steps_per_execution": 3})
+    def test_once_after_the_last_step(self, **options):
+        x, data = make_data()
+        model, seen = make_model(), []
+        norm = model.get_layer("first")
+
+        class Recorder(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                seen.append(norm.moving_mean.numpy())
+
+        model.compile("sgd", "mse", **options)
+        labelled = data.map(lambda x: (x, x[:, :3]))
+        history = model.fit(
+            labelled,
+            epochs=2,
+            verbose=0,
+            validation_data=labelled,
+            callbacks=[Recalibration(labelled), Recorder()],
+        ).history
+        # Running means have not arrived after an epoch of 4 steps.
+        means = x.reshape(4, 8, 5).mean(1).mean(0)
+        self.assertTrue(np.all(np.abs(seen[0]) < 0.5 * np.abs(means)))
+        np.testing.assert_allclose(seen[1], means, rtol=1e-5)
+        loss = model.evaluate(labelled, verbose=0)
+        self.assertAlmostEqual(history["val_loss"][-1], loss, places=6)
+
+    def test_model_without_norm_is_not_called(self):
+        _, data = make_data()
+        model = keras.Sequential(
+            [
+                keras.Input((5,)),
+                fliqs.layers.Dense(3, formats="int8", input_range="ema"),
+            ]
+        )
+        model.compile("sgd", "mse")
+        labelled = data.map(lambda x: (x, x[:, :3]))
+        model.fit(labelled, verbose=0, callbacks=[Recalibration(labelled)])
+        (updates,) = [
+            v for v in model.non_trainable_variables if "updates" in v.path
+        ]
+        self.assertEqual(int(updates), 4)
 
 
 if __name__ == "__main__":

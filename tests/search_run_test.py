@@ -101,6 +101,40 @@ class LengthTest(SearchTestCase):
         self.assertIn("step 8 of 16", logs.output[0])
 
 
+class StatisticsTest(SearchTestCase):
+    @parameterized.parameters({"freeze": 0.5}, {"freeze": 1.0})
+    def test_are_of_the_trained_weights(self, freeze):
+        data = make_data()
+        search = make_search(
+            controller=fliqs.Controller(warmup=0.2, freeze=freeze),
+            # Running ranges would see the data once more below.
+            input_range="dynamic",
+        )
+        history = search.fit(
+            data, epochs=4, verbose=0, validation_data=data
+        ).history
+        fixed = search.best_model()
+        norm = fixed.get_layer("norm")
+        kept = [v.numpy() for v in (norm.moving_mean, norm.moving_variance)]
+        fixed.compile(loss=search.loss)
+        loss = fixed.evaluate(data, verbose=0)
+        self.assertAlmostEqual(history["val_loss"][-1], loss, places=5)
+        fliqs.recalibrate(fixed, data)
+        np.testing.assert_allclose(norm.moving_mean, kept[0], rtol=1e-4)
+        np.testing.assert_allclose(norm.moving_variance, kept[1], rtol=1e-4)
+
+    def test_a_generator_is_warned_of_once(self):
+        def batches():
+            while True:
+                yield from make_data()
+
+        search = make_search()
+        with self.assertLogs("absl", level="WARNING") as logs:
+            search.fit(batches(), steps_per_epoch=4, epochs=3, verbose=0)
+        self.assertLen(logs.output, 1)
+        self.assertIn("after the last step", logs.output[0])
+
+
 class DataTest(SearchTestCase):
     def test_arrays_are_drawn_from_at_random(self):
         # Sorted, as class by class.

@@ -25,6 +25,7 @@ from fliqs_tf.export import export_tflite
 from fliqs_tf.files import write_json
 from fliqs_tf.files import write_text
 from fliqs_tf.recalibrate import MAX_BATCHES
+from fliqs_tf.recalibrate import Recalibration
 from fliqs_tf.recalibrate import recalibrate
 from fliqs_tf.run_folder import RunFolder
 from fliqs_tf.search_model import SearchModel
@@ -154,6 +155,12 @@ class Run:
                 FiniteLoss(),
                 keras.callbacks.TensorBoard(
                     str(self.folder.events), write_graph=False
+                ),
+                # A search does so itself.
+                *(
+                    []
+                    if isinstance(model, SearchModel)
+                    else [Recalibration(data)]
                 ),
                 recorder,
                 # Last: what it saves, the others have recorded.
