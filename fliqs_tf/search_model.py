@@ -368,7 +368,8 @@ class SearchModel(keras.Model):
         (give `steps_per_epoch` for data of unknown length). A run that was
         restored from a checkpoint goes on, whether `epochs` counts those done
         (with `initial_epoch`) or not; after its end, `fit` goes on training
-        under the formats found.
+        under the formats found. Batch-norm statistics are re-estimated at the
+        freeze and after the last step (see `fliqs.recalibrate`).
 
         The history has, besides Keras's, `reward`, `cost` (in the cost's
         unit), `cost_ratio` (to the target) of the samples and `entropy` (mean

@@ -133,6 +133,12 @@ class RunTest(parameterized.TestCase):
         config = self._config("float", TrainConfig, formats="fp32")
         report = experiment.train(config)
         self.assertEqual(set(os.listdir(config.run_dir)), _FILES)
+        # Statistics of batch norms are new before the last epoch is judged.
+        self.assertAlmostEqual(
+            report["history"][-1]["logs"]["val_loss"],
+            report["result"]["loss"],
+            places=5,
+        )
         self.assertIsNone(report["result"]["cost_ratio"])
 
         model = str(pathlib.Path(config.run_dir) / "model.keras")
