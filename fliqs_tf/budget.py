@@ -9,13 +9,12 @@ import numpy as np
 from keras import ops
 
 from fliqs_tf import costs
-from fliqs_tf.assignment import KINDS
-from fliqs_tf.assignment import Assignment
 from fliqs_tf.costs import AnyCost
 from fliqs_tf.costs import Cost
 from fliqs_tf.costs import LayerProfile
 from fliqs_tf.costs import PeakCost
 from fliqs_tf.costs import profile
+from fliqs_tf.formats import get_format
 from fliqs_tf.integer_program import SLACK
 from fliqs_tf.integer_program import Program
 from fliqs_tf.integer_program import Term
@@ -139,6 +138,7 @@ class Budget:
     ):
         self.cost = cost
         self.terms = tuple(terms)
+        self._decisions = tuple(decisions)
         self.bounds = tuple(bounds)
         self._sizes = [len(d.options) for d in decisions]
         size = max(self._sizes)
@@ -164,10 +164,10 @@ class Budget:
                     f"assignment of the space. Received: {bound.target:.6g} "
                     f"{bound.cost.unit}. Raise it, or choose another space."
                 )
-        self._limits = {
+        limits = {
             number: bound.target for number, bound in enumerate(bounds, start=1)
         }
-        lowest = self._program.lowest(0, self._limits)
+        lowest = self._program.lowest(0, limits)
         if lowest is None:
             raise ValueError(
                 "The bounds must allow some assignment together. Received: "
@@ -179,8 +179,9 @@ class Budget:
             )
         self.lowest = lowest
         self.lowest_bounds = tuple(lowest_bounds)
-        self.highest = self._program.highest(0, self._limits)
+        self.highest = self._program.highest(0, limits)
         self.target = self.highest if target is None else target
+        self._limits = {0: self.target, **limits}
         # A target that only the bounds keep from being reached is no mistake.
         top = self._program.highest(0, {}) if bounds else self.highest
         if not _fits(self.lowest, self.target) or not _fits(self.target, top):
@@ -293,11 +294,10 @@ class Budget:
         # Options that the policy has ruled out stay finite, so that the
         # program is well scaled.
         scores = np.maximum(np.concatenate(rows), -1e3)
-        limits = {0: self.target, **self._limits}
         reachable = min(1.0, self.highest / self.target)
-        sample = self._program.best(scores, limits, used * reachable)
+        sample = self._program.best(scores, self._limits, used * reachable)
         if sample is None:
-            sample = self._program.best(scores, limits)
+            sample = self._program.best(scores, self._limits)
         if sample is None:
             raise RuntimeError(
                 "The budget must have a solution, as it had when it was made. "
@@ -305,6 +305,32 @@ class Budget:
                 "Raise the target or the bounds a little."
             )
         return sample
+
+    def widened(self, sample: np.ndarray) -> np.ndarray:
+        """A sample with what is left of the budget spent on wider formats.
+
+        Of the samples that keep the target and the bounds, and of which each
+        option is the given one or refines it (`Format.refines`), one of the
+        most bits in total: no other one is as wide in every decision and wider
+        in one.
+
+        Args:
+            sample: `(decisions,)` option numbers, within the budget.
+
+        Returns:
+            int32 `(decisions,)`.
+        """
+        bits, allowed = [], []
+        for decision, option in zip(self._decisions, sample, strict=True):
+            options = [get_format(name) for name in decision.options]
+            chosen = options[option]
+            bits += [fmt.bits for fmt in options]
+            allowed += [fmt == chosen or fmt.refines(chosen) for fmt in options]
+        found = self._program.best(
+            np.array(bits), self._limits, allowed=np.array(allowed)
+        )
+        # What the solver may miss by its tolerance is there anyway.
+        return np.asarray(sample, np.int32) if found is None else found
 
 
 def _fits(cost, target):
@@ -344,56 +370,3 @@ def make_budget(
     ]
     terms = cost_terms(cost, model, decisions)
     return Budget(cost, terms, decisions, target, others)
-
-
-def model_decisions(
-    layers: Mapping[str, keras.layers.Layer],
-) -> list[tuple[Decision, list]]:
-    """Decisions of searchable layers, each with the variables it sets.
-
-    Layers of one `tie` share their decisions, which stand where the first of
-    these layers does.
-
-    Raises:
-        ValueError: If tied layers have not the same options, or a tie has the
-            name of a layer.
-    """
-    found: dict[tuple[str, str], tuple[tuple[str, ...], list, list[str]]] = {}
-    for path, layer in layers.items():
-        if layer.tie in layers:
-            raise ValueError(
-                "A tie needs a name that no layer has. Received: "
-                f"tie={layer.tie!r}, of layer {path!r}."
-            )
-        for kind, (options, variables) in layer.choices().items():
-            first = found.setdefault(
-                (layer.tie or path, kind), (tuple(options), [], [])
-            )
-            if first[0] != tuple(options):
-                raise ValueError(
-                    "Tied layers need the same options. Received: "
-                    f"tie={layer.tie!r} with {', '.join(first[0])} for "
-                    f"{first[2][0]!r} and {', '.join(options)} for {path!r}."
-                )
-            first[1].extend(variables)
-            first[2].append(path)
-    return [
-        (Decision(name, kind, options, tuple(paths)), variables)
-        for (name, kind), (options, variables, paths) in found.items()
-    ]
-
-
-def assignment_of(
-    decisions: Sequence[Decision], sample: Sequence[int] | np.ndarray
-) -> Assignment:
-    """The formats of a sample, `(decisions,)` option numbers, by layer."""
-    layers: dict[str, dict[str, str | None]] = {}
-    for decision, option in zip(decisions, sample, strict=True):
-        name = decision.options[option]
-        kinds = [decision.kind.removesuffix("_format")]
-        if decision.kind == "format":
-            kinds = list(KINDS)
-        for path in decision.layers:
-            entry = layers.setdefault(path, dict.fromkeys(KINDS))
-            entry |= dict.fromkeys(kinds, name)
-    return Assignment(layers)

@@ -113,6 +113,25 @@ class Format:
             return 1.0
         return 2.0 ** float(np.floor(np.log2(self.max_value)))
 
+    def refines(self, other: "Format") -> bool:
+        """Whether it is another format with more bits for the mantissa.
+
+        Then both cover the same range, this one in finer steps. True between
+        integers, and between floats of the same exponents, both with a scale
+        of the same kind; never where a codebook is one of the two.
+        """
+
+        def kind(fmt):
+            exponents = fmt.min_exponent, np.floor(np.log2(fmt.max_value))
+            return (
+                *(fmt.is_integer, fmt.is_scaled, fmt.block_size),
+                None if fmt.is_integer else exponents,
+            )
+
+        is_listed = self.codebook or other.codebook
+        is_finer = self.mantissa_bits > other.mantissa_bits
+        return not is_listed and is_finer and kind(self) == kind(other)
+
     def row(self, normalized: bool = True) -> np.ndarray:
         """The four numbers that the rounding kernel reads.
 

@@ -93,6 +93,7 @@ class Program:
         scores: np.ndarray,
         limits: Mapping[int, float],
         used: float = 0.0,
+        allowed: np.ndarray | None = None,
     ) -> np.ndarray | None:
         """The sample of the largest sum of scores, `None` if none fits.
 
@@ -100,10 +101,14 @@ class Program:
             scores: One number for each option of each decision.
             limits: Number of a cost -> the most it may be.
             used: Share of its limit that cost 0 has to reach, if it is a sum.
+            allowed: Whether an option may be chosen, boolean, one for each
+                score; `None` if all may be.
         """
         objective = np.zeros(self._count)
         objective[: len(scores)] = -scores
         constraints = self._within(limits, used)
+        if allowed is not None:
+            constraints.append(self._none_of(np.flatnonzero(~allowed)))
         for _ in range(_TRIES):
             sample = self._solve(objective, constraints)
             if sample is None or self._keeps(sample, limits):
@@ -112,7 +117,8 @@ class Program:
         tighter = {
             n: limit * (1 - 2 * _TOLERANCE) for n, limit in limits.items()
         }
-        return self._solve(objective, self._within(tighter, used))
+        constraints[: len(limits)] = self._within(tighter, used)
+        return self._solve(objective, constraints)
 
     def lowest(self, cost: int, limits: Mapping[int, float]) -> float | None:
         """The smallest that a cost can be, `None` if no sample fits."""
@@ -159,6 +165,12 @@ class Program:
         row = np.zeros((1, self._count))
         row[0, starts + sample] = 1
         return scipy.optimize.LinearConstraint(row, ub=len(sample) - 1)
+
+    def _none_of(self, options):
+        """Constraint that excludes options."""
+        row = np.zeros((1, self._count))
+        row[0, options] = 1
+        return scipy.optimize.LinearConstraint(row, ub=0)
 
     def _within(self, limits, used=0.0):
         constraints = []

@@ -13,12 +13,12 @@ from keras import ops
 from fliqs_tf import costs
 from fliqs_tf import rewards
 from fliqs_tf.assignment import Assignment
-from fliqs_tf.budget import assignment_of
 from fliqs_tf.budget import make_budget
-from fliqs_tf.budget import model_decisions
 from fliqs_tf.controller import Controller
 from fliqs_tf.convert import to_fixed
 from fliqs_tf.convert import to_searchable
+from fliqs_tf.decisions import assignment_of
+from fliqs_tf.decisions import model_decisions
 from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import walk
 from fliqs_tf.layers.children import exchange
@@ -35,7 +35,8 @@ from fliqs_tf.search_run import value_of
 from fliqs_tf.space import Rule
 
 # A reward that wants the target met, and not only kept, wants it used.
-_USED = {"absolute": 0.98}
+_WANTS_TARGET_MET = ("absolute",)
+_USED = 0.98
 
 
 @keras.saving.register_keras_serializable(package="fliqs_tf")
@@ -413,7 +414,10 @@ class SearchModel(keras.Model):
 
         Where the controller has a critic: the one of the largest quality.
         Under the reward `"absolute"`, which wants the target met, one that
-        uses at least 98% of it, if there is any.
+        uses at least 98% of it, if there is any, and the rest for more bits
+        of the same kinds of formats, as far as they fit
+        (`Budget.widened`): what a search is too short to tell apart does not
+        leave a layer narrower than the budget has room for.
         """
         return assignment_of(self.decisions, self._affordable_sample())
 
@@ -443,9 +447,10 @@ class SearchModel(keras.Model):
             scores = self.controller.scores(self.policy)
         else:
             scores = self.policy.log_probabilities()
-        return self.budget.most_probable(
-            ops.convert_to_numpy(scores), _USED.get(self.reward, 0.0)
-        )
+        scores = ops.convert_to_numpy(scores)
+        if self.reward not in _WANTS_TARGET_MET:
+            return self.budget.most_probable(scores)
+        return self.budget.widened(self.budget.most_probable(scores, _USED))
 
     def _random_states(self):
         """Key -> state of a random generator of the searched model."""

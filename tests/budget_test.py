@@ -7,6 +7,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from fliqs_tf import costs
+from fliqs_tf.budget import Bound
 from fliqs_tf.budget import Budget
 from fliqs_tf.budget import Term
 from fliqs_tf.space import Decision
@@ -119,6 +120,53 @@ class BudgetTest(parameterized.TestCase):
         # Nothing lies between 3.43 and 3.5: then what is cheaper.
         budget = Budget(_COST, terms, decisions, 3.5)
         self.assertEqual(budget.most_probable(log_p, 0.98).tolist(), [0, 0])
+
+    def test_widened_by_hand(self):
+        # Of 1 left, the cheap layer takes what it can, and keeps the rest.
+        terms = [tied(0, [4, 5, 6]), tied(1, [0.4, 0.5, 0.6])]
+        budget = Budget(_COST, terms, decisions_of((3, 3)), 5.4)
+        self.assertEqual(budget.widened([0, 0]).tolist(), [0, 2])
+        budget = Budget(_COST, terms, decisions_of((3, 3)), 5.6)
+        self.assertEqual(budget.widened([0, 0]).tolist(), [1, 2])
+        budget = Budget(_COST, terms, decisions_of((3, 3)), 5.5)
+        # What is narrower or of another kind is no way to save for it.
+        self.assertEqual(budget.widened([1, 0]).tolist(), [1, 1])
+        decisions = [
+            Decision("a", "format", ("int4", "e2m1", "e3m1", "e2m2")),
+            Decision("b", "format", ("int4", "e2m1", "e3m1", "e2m2")),
+        ]
+        terms = [tied(0, [1, 1, 2, 2]), tied(1, [1, 1, 2, 2])]
+        budget = Budget(_COST, terms, decisions, 4.0)
+        self.assertEqual(budget.widened([0, 1]).tolist(), [0, 3])
+        self.assertEqual(budget.widened([2, 2]).tolist(), [2, 2])
+
+    @parameterized.parameters(*range(6))
+    def test_no_sample_of_the_budget_dominates_a_widened_one(self, seed):
+        sizes, terms, rng = problem(seed)
+        samples = np.array(list(itertools.product(*map(range, sizes))))
+        prices = np.array([price(terms, s) for s in samples])
+        for share in (0.0, 0.02, 0.3, 0.7, 1.0):
+            target = prices.min() + share * (prices.max() - prices.min())
+            budget = Budget(_COST, terms, decisions_of(sizes), target)
+            given = budget.most_probable(log_probabilities(rng, sizes))
+            found = budget.widened(given)
+            self.assertEqual(found.dtype, np.int32)
+            self.assertTrue(np.all(found >= given))
+            fits = prices <= target * (1 + 1e-9)
+            wider = np.all(samples >= given, axis=1)
+            self.assertEqual(
+                found.sum(), samples[fits & wider].sum(axis=1).max()
+            )
+            self.assertEmpty(budget.broken(found))
+
+    def test_widened_keeps_the_bounds(self):
+        terms = [tied(0, [1, 2]), tied(1, [1, 2])]
+        size = [tied(0, [10, 20]), tied(1, [30, 50])]
+        budget = Budget(
+            *(_COST, terms, decisions_of((2, 2)), 4.0),
+            bounds=[Bound(costs.get("size"), size, 55.0)],
+        )
+        self.assertEqual(budget.widened([0, 0]).tolist(), [1, 0])
 
     def test_exactly_the_cheapest_target(self):
         sizes, terms, rng = problem(7)

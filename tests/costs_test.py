@@ -11,7 +11,7 @@ import fliqs_tf as fliqs
 from fliqs_tf import costs
 from fliqs_tf.budget import Budget
 from fliqs_tf.budget import cost_terms
-from fliqs_tf.budget import model_decisions
+from fliqs_tf.decisions import model_decisions
 
 
 def model_of(shape, *layers):

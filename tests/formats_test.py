@@ -1,5 +1,6 @@
 """Formats against ml_dtypes, the paper's table and decoded bit patterns."""
 
+import itertools
 import os
 import pathlib
 import subprocess
@@ -12,6 +13,7 @@ from absl.testing import parameterized
 
 from fliqs_tf import formats
 from fliqs_tf.formats import get_format
+from fliqs_tf.space import get_space
 from tests import grid
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -173,6 +175,31 @@ class FormatTest(parameterized.TestCase):
             self.assertFalse(get_format(name).is_scaled)
         for name in ("int2", "int16", "e2m1", "e8m7", "e5m10", "e4m3fn"):
             self.assertTrue(get_format(name).is_scaled)
+
+    @parameterized.parameters(
+        ("int8", "int4", True),
+        ("int4", "int4", False),
+        ("int4", "int8", False),
+        ("e3m2", "e3m1", True),
+        ("e4m1", "e3m1", False),
+        ("e2m5", "int4", False),
+        ("mxfp6_e2m3", "e2m1", False),
+        ("mxfp6_e2m3", "mxfp4", True),
+        ("fp16", "bf16", False),
+        ("fp32", "bf16", True),
+    )
+    def test_refines(self, name, other, expected):
+        found = get_format(name).refines(get_format(other))
+        self.assertEqual(found, expected)
+
+    def test_a_finer_float_has_the_values_of_the_coarser_one(self):
+        names = get_space("fp_l")
+        pairs = list(itertools.permutations(map(get_format, names), 2))
+        refined = [(a, b) for a, b in pairs if a.refines(b)]
+        # By exponent bits: 5, 5, 4 and 2 formats in a chain.
+        self.assertLen(refined, 10 + 10 + 6 + 1)
+        for fine, coarse in refined:
+            self.assertContainsSubset(coarse.values(), fine.values())
 
     def test_impossible_name_is_refused(self):
         integers = ("int1", "int9", "int0", "int15", "int08", "int-4")

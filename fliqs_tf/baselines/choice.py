@@ -9,10 +9,10 @@ import numpy as np
 from fliqs_tf import costs
 from fliqs_tf import rules
 from fliqs_tf.assignment import Assignment
-from fliqs_tf.budget import assignment_of
 from fliqs_tf.budget import make_budget
-from fliqs_tf.budget import model_decisions
 from fliqs_tf.convert import to_searchable
+from fliqs_tf.decisions import assignment_of
+from fliqs_tf.decisions import model_decisions
 from fliqs_tf.layers.base import SearchableLayer
 from fliqs_tf.layers.base import walk
 from fliqs_tf.space import APART

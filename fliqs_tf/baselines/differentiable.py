@@ -57,7 +57,8 @@ def run(task: Task) -> Result:
     )
     task.fit(search, 0, last)
     found = choice.best(search.log_probabilities(), _USED)
-    return task.train(task.model, choice.assignment(found), last)
+    assignment = choice.assignment(choice.budget.widened(found))
+    return task.train(task.model, assignment, last)
 
 
 class Mixture(keras.layers.Layer):

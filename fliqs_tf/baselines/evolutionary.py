@@ -50,7 +50,7 @@ def run(task: Task) -> Result:
     )
     loss = shared_loss(choice, task.data, task.loss)
     found = evolve(choice, loss, np.random.default_rng(task.seed))
-    assignment = choice.assignment(found)
+    assignment = choice.assignment(choice.budget.widened(found))
     fixed = to_fixed(choice.model, assignment)
     recalibrate(fixed, task.data)
     return task.train(fixed, assignment, first, _FINE_TUNING_RATE)
