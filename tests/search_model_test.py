@@ -93,6 +93,21 @@ class FitTest(SearchTestCase):
             search.freeze()
             self.assert_kept_its_promise(search)
 
+    @parameterized.parameters(("absolute", "int5"), ("one_sided", "int4"))
+    def test_what_is_left_of_the_target_widens(self, reward, head):
+        search = make_search(reward=reward, cost_target="2.48xint4")
+        # It is sure of stem and body; of the head it knows but noise, which is
+        # for the narrowest.
+        search.policy.logits.assign(
+            [[0, 0, 0, 0, 9], [9, 0, 0, 0, 0], [0.1, 0, 0, 0, 0]]
+        )
+        # MACs: 576, 576 and 48. INT8, INT4 and INT4 cost 46,848 of 47,616, an
+        # INT5 in the head 432 more, an INT6 960 more.
+        self.assertEqual(
+            dict(search.assignment()),
+            {"stem": "int8", "body": "int4", "head": head},
+        )
+
     def test_result_of_a_run(self):
         data = make_data()
         search = make_search()
