@@ -21,6 +21,10 @@ from fliqs_tf.integer_program import Term
 from fliqs_tf.integer_program import cost_of
 from fliqs_tf.space import Decision
 
+# Share of a target that is to be met, and not only kept, that a cost has to
+# reach.
+USED = 0.98
+
 
 def cost_terms(
     cost: AnyCost,

@@ -120,17 +120,14 @@ class Format:
         integers, and between floats of the same exponents, both with a scale
         of the same kind; never where a codebook is one of the two.
         """
-
-        def kind(fmt):
-            exponents = fmt.min_exponent, np.floor(np.log2(fmt.max_value))
-            return (
-                *(fmt.is_integer, fmt.is_scaled, fmt.block_size),
-                None if fmt.is_integer else exponents,
-            )
-
-        is_listed = self.codebook or other.codebook
         is_finer = self.mantissa_bits > other.mantissa_bits
-        return not is_listed and is_finer and kind(self) == kind(other)
+        return is_finer and self._kind == other._kind
+
+    @property
+    def _kind(self) -> tuple:
+        """What formats share of which one only has finer steps."""
+        exponents = () if self.is_integer else (self.min_exponent, self.unit)
+        return self.is_integer, self._scaling, exponents
 
     def row(self, normalized: bool = True) -> np.ndarray:
         """The four numbers that the rounding kernel reads.

@@ -46,6 +46,8 @@ _REWARDS: dict[str, Callable] = {
     "hard_exponential": hard_exponential,
 }
 NAMES = tuple(_REWARDS)
+# Others ask that the target is kept, or prefer what is cheaper.
+WANTS_TARGET_MET = ("absolute",)
 NEEDS_POSITIVE_QUALITY = ("soft_exponential", "hard_exponential")
 
 

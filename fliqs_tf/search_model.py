@@ -13,6 +13,7 @@ from keras import ops
 from fliqs_tf import costs
 from fliqs_tf import rewards
 from fliqs_tf.assignment import Assignment
+from fliqs_tf.budget import USED
 from fliqs_tf.budget import make_budget
 from fliqs_tf.controller import Controller
 from fliqs_tf.convert import to_fixed
@@ -33,10 +34,6 @@ from fliqs_tf.search_run import SearchRun
 from fliqs_tf.search_run import create_state
 from fliqs_tf.search_run import value_of
 from fliqs_tf.space import Rule
-
-# A reward that wants the target met, and not only kept, wants it used.
-_WANTS_TARGET_MET = ("absolute",)
-_USED = 0.98
 
 
 @keras.saving.register_keras_serializable(package="fliqs_tf")
@@ -448,9 +445,9 @@ class SearchModel(keras.Model):
         else:
             scores = self.policy.log_probabilities()
         scores = ops.convert_to_numpy(scores)
-        if self.reward not in _WANTS_TARGET_MET:
+        if self.reward not in rewards.WANTS_TARGET_MET:
             return self.budget.most_probable(scores)
-        return self.budget.widened(self.budget.most_probable(scores, _USED))
+        return self.budget.widened(self.budget.most_probable(scores, USED))
 
     def _random_states(self):
         """Key -> state of a random generator of the searched model."""

@@ -27,6 +27,7 @@ from keras import ops
 from fliqs_tf.baselines.choice import Choice
 from fliqs_tf.baselines.task import Result
 from fliqs_tf.baselines.task import Task
+from fliqs_tf.budget import USED
 from fliqs_tf.model_copy import copy_with
 
 # Of the run's epochs; the rest is for training anew.
@@ -34,8 +35,6 @@ _SEARCH_SHARE = 1 / 3
 _TEMPERATURES = 5.0, 0.5
 _LEARNING_RATE = 0.02
 _PENALTY = 1.0
-# A budget is to be used, as the penalty asks.
-_USED = 0.98
 
 
 def run(task: Task) -> Result:
@@ -56,7 +55,7 @@ def run(task: Task) -> Result:
         choice, last * int(task.data.cardinality()), task.seed
     )
     task.fit(search, 0, last)
-    found = choice.best(search.log_probabilities(), _USED)
+    found = choice.best(search.log_probabilities(), USED)
     assignment = choice.assignment(choice.budget.widened(found))
     return task.train(task.model, assignment, last)
 
