@@ -207,7 +207,7 @@ def pareto(
         labels[key] = point.get("label")
     if not groups:
         raise ValueError("A Pareto plot needs points. Received: none.")
-    figure, axis = _subplots(1, 1, (7, 5))
+    figure, axis = _subplots(1, 1, (8, 5))
     means = {key: np.mean(values, axis=0) for key, values in groups.items()}
     for index, method in enumerate(dict.fromkeys(m for m, _ in groups)):
         series = sorted(
@@ -255,7 +255,8 @@ def pareto(
     axis.set_xlabel(cost_label)
     axis.set_ylabel(quality_label)
     axis.grid(alpha=0.3)
-    axis.legend()
+    # Beside the axes: within, it would cover points or error bars.
+    figure.legend(loc="outside right upper", fontsize=8)
     _save(figure, path)
 
 
