@@ -62,6 +62,10 @@ _SEARCHES: dict[str, tuple[type, dict]] = {
 }
 
 
+def _train():
+    return fliqs.datasets.load("digits", "train", batch_size=32)
+
+
 def _loss():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -70,12 +74,12 @@ class _Trainer:
     """Trains one model from scratch, again and again, under given formats."""
 
     def __init__(self):
-        self.train = fliqs.datasets.load("digits", "train", batch_size=32)
         self.test = fliqs.datasets.load("digits", "test", batch_size=360)
         keras.utils.set_random_seed(0)
         self.plain = fliqs.models.get(
             "residual_small", input_shape=(8, 8, 1), classes=10
         )
+        self.steps = EPOCHS.value * int(_train().cardinality())
         cost = fliqs.costs.get("bitops")
         self.choice = Choice(
             self.plain,
@@ -87,10 +91,9 @@ class _Trainer:
         self._start = self.choice.model.get_weights()
 
     def _compile(self, model, **arguments):
-        steps = int(self.train.cardinality()) * EPOCHS.value
         model.compile(
             keras.optimizers.Adam(
-                keras.optimizers.schedules.CosineDecay(3e-3, steps)
+                keras.optimizers.schedules.CosineDecay(3e-3, self.steps)
             ),
             _loss(),
             metrics=["accuracy"],
@@ -100,12 +103,16 @@ class _Trainer:
 
     def score(self, sample):
         """Loss and accuracy on the test images after a training."""
+        keras.utils.set_random_seed(0)
+        # Anew: another pass over the same data set would have other batches.
+        train = _train()
         model = self.choice.model
         model.set_weights(self._start)
         for variable in model.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
         self.choice.set(sample)
-        model.fit(self.train, epochs=EPOCHS.value, verbose=0)
+        model.fit(train, epochs=EPOCHS.value, verbose=0)
+        fliqs.recalibrate(model, train)
         result = model.evaluate(self.test, verbose=0, return_dict=True)
         return {
             "formats": [self.choice.options[option] for option in sample],
@@ -141,7 +148,7 @@ class _Trainer:
             optimizer=keras.optimizers.Adam(learning_rate), **keywords
         )
         self._compile(search, controller=controller)
-        search.fit(self.train, epochs=EPOCHS.value, verbose=0)
+        search.fit(_train(), epochs=EPOCHS.value, verbose=0)
         scores = search.evaluate(self.test, verbose=0, return_dict=True)
         sample = keras.ops.convert_to_numpy(search.frozen_sample)
         return sample, {name: scores[name] for name in ("loss", "accuracy")}
@@ -151,8 +158,9 @@ class _Trainer:
         keras.utils.set_random_seed(seed)
         model = keras.models.clone_model(self.plain)
         self._compile(model)
-        model.fit(self.train, epochs=EPOCHS.value, verbose=0)
-        table = ptq.sensitivities(model, self.train, _SPACE)
+        train = _train()
+        model.fit(train, epochs=EPOCHS.value, verbose=0)
+        table = ptq.sensitivities(model, train, _SPACE)
         return ptq.best_sample(self.choice, table), None
 
 
