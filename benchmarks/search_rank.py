@@ -33,7 +33,7 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 TARGET = flags.DEFINE_string("cost_target", "0.5xint4", "Cost of all of them.")
 EPOCHS = flags.DEFINE_integer("epochs", 15, "Epochs of every training.")
 COUNT = flags.DEFINE_integer("count", 200, "Random assignments.")
-SEEDS = flags.DEFINE_integer("seeds", 3, "Searches of each kind.")
+SEEDS = flags.DEFINE_integer("seeds", 6, "Searches of each kind.")
 
 _SPACE = tuple(f"int{bits}" for bits in range(2, 9))
 _SAMPLE = {"cost_samples": 64, "entropy_weight": 0.1}
