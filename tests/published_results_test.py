@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 from absl.testing import absltest
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -58,6 +59,31 @@ class PublishedResultsTest(absltest.TestCase):
             with self.subTest(study.name):
                 redrawn = folder / study.name / "report.md"
                 self.assertEqual(redrawn.read_text("utf-8"), page)
+
+    def test_ranks_are_those_of_their_trainings(self):
+        folder = _ROOT / "docs" / "results" / "search_rank"
+        result = json.loads((folder / "search_rank.json").read_text("utf-8"))
+        losses = np.array([entry["loss"] for entry in result["random"]])
+        rows = []
+        for name, found in result["found"].items():
+            own = [entry["loss"] for entry in found]
+            ranks = ", ".join(str(1 + np.sum(losses < loss)) for loss in own)
+            ends = [entry["in_the_search"] for entry in found]
+            end = "-"
+            if None not in ends:
+                end = _mean([100 * scores["accuracy"] for scores in ends], 1)
+            rows.append(f"| {name} | {ranks} | {_mean(own, 3)} | {end} |")
+        page = (folder / "report.md").read_text("utf-8")
+        self.assertEqual(
+            re.findall(r"^\| (?:search|post).*$", page, re.M), rows
+        )
+
+
+def _mean(numbers, digits):
+    """As the tables of the studies have it."""
+    return (
+        f"{np.mean(numbers):.{digits}f} ± {np.std(numbers, ddof=1):.{digits}f}"
+    )
 
 
 if __name__ == "__main__":
