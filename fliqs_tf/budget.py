@@ -284,10 +284,10 @@ class Budget:
         Args:
             log_probabilities: `(decisions, options)`, padded to the largest
                 number of options.
-            used: Share of the target, or of the largest cost that the bounds
-                allow if that is less, that the cost should reach. Where no
-                sample lies between, cheaper ones are allowed. Not for costs
-                that are a largest sum.
+            used: Share of the target that the cost should reach. Where no
+                sample lies between, as in a space of two formats or within
+                tight bounds, that share of the largest cost that a sample
+                can have. Not for costs that are a largest sum.
 
         Returns:
             int32 `(decisions,)`.
@@ -298,16 +298,20 @@ class Budget:
         # Options that the policy has ruled out stay finite, so that the
         # program is well scaled.
         scores = np.maximum(np.concatenate(rows), -1e3)
-        reachable = min(1.0, self.highest / self.target)
-        sample = self._program.best(scores, self._limits, used * reachable)
-        if sample is None:
-            sample = self._program.best(scores, self._limits)
+        sample = self._program.best(scores, self._limits)
         if sample is None:
             raise RuntimeError(
                 "The budget must have a solution, as it had when it was made. "
                 f"Received: cost={self.cost.name!r}, target={self.target:.9g}. "
                 "Raise the target or the bounds a little."
             )
+        if self.of(sample) < used * self.target:
+            dearer = self._program.best(scores, self._limits, used)
+            if dearer is None:
+                used *= self._program.highest(0, self._limits) / self.target
+                dearer = self._program.best(scores, self._limits, used)
+            # Still none if the largest cost fits by the solver's slack only.
+            sample = sample if dearer is None else dearer
         return sample
 
     def widened(self, sample: np.ndarray) -> np.ndarray:

@@ -236,6 +236,13 @@ class RunTest(parameterized.TestCase):
         self.assertLess(
             abs(trained["accuracy"] - report["result"]["accuracy"]), 0.02
         )
+        # At the freeze: which decisions were open.
+        result = report["result"]
+        last = report["history"][-1]["probabilities"]
+        self.assertEqual(set(result["entropies"]), set(last))
+        entropies = np.array(list(result["entropies"].values()))
+        self.assertAlmostEqual(entropies.mean(), result["entropy"], places=5)
+        self.assertBetween(entropies.max(), 1e-4, np.log(2))
         page = (self.folder / "theirs" / "report.md").read_text("utf-8")
         self.assertIn("The file's accuracy is", page)
 

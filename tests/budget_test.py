@@ -85,8 +85,10 @@ class BudgetTest(parameterized.TestCase):
             scores = np.array([score(log_p, s) for s in samples])
             for used in (0.0, 0.9, 0.98):
                 fits = prices <= target * (1 + 1e-9)
-                if np.any(fits & (prices >= used * target)):
-                    fits &= prices >= used * target
+                reached = target
+                if not np.any(fits & (prices >= used * target)):
+                    reached = prices[fits].max()
+                fits &= prices >= used * reached * (1 - 1e-9)
                 found = budget.most_probable(log_p, used)
                 self.assertEqual(found.dtype, np.int32)
                 self.assertLessEqual(price(terms, found), target * (1 + 1e-9))
@@ -117,9 +119,9 @@ class BudgetTest(parameterized.TestCase):
         self.assertEqual(budget.most_probable(log_p).tolist(), [0, 0])
         # At least 98% of 3 is 3: one of them has to be the dear option.
         self.assertEqual(budget.most_probable(log_p, 0.98).tolist(), [0, 1])
-        # Nothing lies between 3.43 and 3.5: then what is cheaper.
+        # Nothing lies between 3.43 and 3.5: then 98% of 3, the most below.
         budget = Budget(_COST, terms, decisions, 3.5)
-        self.assertEqual(budget.most_probable(log_p, 0.98).tolist(), [0, 0])
+        self.assertEqual(budget.most_probable(log_p, 0.98).tolist(), [0, 1])
 
     def test_widened_by_hand(self):
         # Of 1 left, the cheap layer takes what it can, and keeps the rest.

@@ -98,13 +98,21 @@ def _search(config):
             {"Switching error": run.history}, folder / "switching.png"
         )
     result = baselines.Result(model.best_model(), model.assignment())
+    # They do not change any more once the formats are fixed.
+    entropies = keras.ops.convert_to_numpy(model.policy.entropy())
     return run.finish(
         result.model,
         result.assignment,
         model.budget.target,
         {
-            # It does not change any more once the formats are fixed.
-            "entropy": float(keras.ops.mean(model.policy.entropy())),
+            "entropy": float(entropies.mean()),
+            # Which decisions were open, if some were.
+            "entropies": {
+                decision.name: round(float(entropy), 6)
+                for decision, entropy in zip(
+                    model.decisions, entropies, strict=True
+                )
+            },
             **_kept(model.budget, result),
         },
     )
