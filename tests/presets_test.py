@@ -6,11 +6,21 @@ import pathlib
 import subprocess
 import sys
 
+import keras
+import numpy as np
+import tensorflow as tf
 from absl.testing import absltest
 
 import fliqs_tf as fliqs
 from fliqs_tf import costs
+from fliqs_tf import rewards
+from fliqs_tf import search_recipe
+from fliqs_tf.budget import Budget
 from fliqs_tf.config import SearchConfig
+from fliqs_tf.formats import get_format
+from fliqs_tf.integer_program import Term
+from fliqs_tf.policy import Policy
+from fliqs_tf.space import Decision
 from fliqs_tf.space import get_space
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -116,6 +126,54 @@ class PresetsTest(absltest.TestCase):
         }.items():
             config = self.configs[name].to_dict()
             self.assertEqual({k: config[k] for k in expected}, expected)
+
+    def test_trained_model_s_policy_decides_between_formats_alike(self):
+        """Planted qualities: of a format's bits alone, up to two percent."""
+        config = self.configs["trained_model"]
+        self.assertEqual(config.quality, "loss")
+        options = get_space("fp_l")
+        bits = np.array([get_format(option).bits for option in options])
+        steps = 1170  # 3 epochs of CIFAR-10.
+        for seed in range(4):
+            rng = np.random.default_rng(seed)
+            keras.utils.set_random_seed(seed)
+            sizes = rng.lognormal(size=10)
+            sensitivities = 10 ** rng.uniform(-2.5, 0.5, size=(10, 1))
+            values = -sensitivities * 4.0 ** (4 - bits)
+            values *= rng.lognormal(sigma=0.02, size=values.shape)
+            decisions = [
+                Decision(f"layer{d}", "format", options) for d in range(10)
+            ]
+            terms = [
+                Term(f"layer{d}", d, d, np.diag(size * bits**2.0))
+                for d, size in enumerate(sizes)
+            ]
+            budget = Budget(
+                *(costs.get("bitops"), terms, decisions),
+                target=1.25 * 4**2 * sizes.sum(),
+            )
+            policy = Policy(decisions, seed=seed)
+            controller = search_recipe.make_controller(config, values)
+            controller.prepare(policy, budget, config.beta)
+
+            @tf.function
+            def step(progress):
+                sample = policy.sample()[0]
+                quality = tf.reduce_sum(policy.one_hot(sample) * values)
+                quality += tf.random.normal((), stddev=0.1)
+                simulated = policy.sample(config.cost_samples)
+                ratios = budget.of_tensor(simulated) / budget.target
+                reward = rewards.absolute(0.0, ratios, config.beta)
+                controller.update(
+                    *(policy, sample, quality, progress, False),
+                    simulated=(simulated, reward),
+                )
+
+            for number in range(round(config.freeze * steps)):
+                step(tf.constant(number / steps))
+            with self.subTest(seed=seed):
+                entropy = float(tf.reduce_mean(policy.entropy()))
+                self.assertBetween(entropy, 0.0, 0.05)
 
 
 if __name__ == "__main__":
