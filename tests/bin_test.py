@@ -270,6 +270,7 @@ class RunTest(parameterized.TestCase):
             experiment.search(config)
         self.assertFalse((self.folder / "never").exists())
 
+    @pytest.mark.slow
     def test_bounds_are_kept_and_reported(self):
         self._check_bounds("fliqs")
 
