@@ -411,10 +411,11 @@ class SearchModel(keras.Model):
 
         Where the controller has a critic: the one of the largest quality.
         Under the reward `"absolute"`, which wants the target met, one that
-        uses at least 98% of it, or of the most that an assignment can use,
-        and the rest for more bits of the same kinds of formats, as far as
-        they fit (`Budget.widened`): what a search is too short to tell apart
-        does not leave a layer narrower than the budget has room for.
+        uses at least 98% of it, or of the most that an assignment can use
+        (if the cost is a sum over layers), and the rest for more bits of the
+        same kinds of formats, as far as they fit (`Budget.widened`): what a
+        search is too short to tell apart does not leave a layer narrower than
+        the budget has room for.
         """
         return assignment_of(self.decisions, self._affordable_sample())
 

@@ -88,7 +88,7 @@ class BudgetTest(parameterized.TestCase):
                 reached = target
                 if not np.any(fits & (prices >= used * target)):
                     reached = prices[fits].max()
-                fits &= prices >= used * reached * (1 - 1e-9)
+                fits &= prices >= used * reached
                 found = budget.most_probable(log_p, used)
                 self.assertEqual(found.dtype, np.int32)
                 self.assertLessEqual(price(terms, found), target * (1 + 1e-9))
@@ -198,6 +198,11 @@ class BudgetTest(parameterized.TestCase):
                 log_p = np.log([[0.01, 0.99], [0.01, 0.99]])
                 found = budget.most_probable(log_p)
                 self.assertLessEqual(price(terms, found), target * (1 + 1e-9))
+        # What a solver lets pass is the only sample near the target.
+        terms = [tied(0, [1, 2])]
+        budget = Budget(_COST, terms, decisions_of((2,)), 2 - 1e-8)
+        log_p = np.log([[0.01, 0.99]])
+        self.assertEqual(budget.most_probable(log_p, 0.98).tolist(), [0])
 
     def test_close_scores_are_told_apart(self):
         rng = np.random.default_rng(0)

@@ -18,10 +18,10 @@ from fliqs_tf import search_recipe
 from fliqs_tf.budget import Budget
 from fliqs_tf.config import SearchConfig
 from fliqs_tf.formats import get_format
-from fliqs_tf.integer_program import Term
 from fliqs_tf.policy import Policy
 from fliqs_tf.space import Decision
 from fliqs_tf.space import get_space
+from tests import budget_test
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PRESETS = sorted((_ROOT / "flags" / "presets").glob("*.flags"))
@@ -145,7 +145,7 @@ class PresetsTest(absltest.TestCase):
                 Decision(f"layer{d}", "format", options) for d in range(10)
             ]
             terms = [
-                Term(f"layer{d}", d, d, np.diag(size * bits**2.0))
+                budget_test.tied(d, size * bits**2)
                 for d, size in enumerate(sizes)
             ]
             budget = Budget(
