@@ -10,6 +10,7 @@ import tempfile
 import keras
 import numpy as np
 import onnxruntime
+import pytest
 from absl.testing import absltest
 
 from fliqs_tf.export import inspect
@@ -51,6 +52,7 @@ class ExportTest(absltest.TestCase):
         )
         return result.returncode, result.stdout, result.stderr
 
+    @pytest.mark.slow
     def test_recipe_for_a_float_file(self):
         code, output, errors = self._run(
             "--output=float.tflite",

@@ -334,6 +334,7 @@ class RunTest(parameterized.TestCase):
             experiment.train(dataclasses.replace(config, seed=1))
 
     @parameterized.parameters("search", "train")
+    @pytest.mark.one_in(2)
     def test_nan_stops_the_run_and_leaves_the_last_good_state(self, program):
         load = datasets.load
 

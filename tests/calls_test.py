@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
@@ -70,6 +71,7 @@ def _macs(*parts):
 
 class LoopTest(parameterized.TestCase):
     @parameterized.parameters({}, {"unroll": True}, {"return_sequences": True})
+    @pytest.mark.one_in(3)
     def test_layers_of_a_cell(self, **keywords):
         model = keras.Sequential(
             [

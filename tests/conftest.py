@@ -23,6 +23,21 @@ def pytest_configure(config):
     tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
+@pytest.hookimpl(tryfirst=True)  # Before `-m` selects.
+def pytest_collection_modifyitems(items):
+    """Marks as slow the cases of a test that `one_in` leaves out."""
+    for item in items:
+        marker = item.get_closest_marker("one_in")
+        if marker is None:
+            continue
+        # absl appends the number of the case to the name of the method.
+        method = item.function.__wrapped__.__name__
+        case = int(item.name.removeprefix(method))
+        (n,) = marker.args
+        if case % n != marker.kwargs.get("start", 0):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_keras():
     """Gives each test the same seeds and layer names, in any order."""

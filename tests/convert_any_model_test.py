@@ -28,6 +28,7 @@ _SHARED = pathlib.Path(__file__).resolve().parent.parent.parent / "shared"
 
 class ConvertTest(parameterized.TestCase):
     @parameterized.parameters(*MODELS)
+    @pytest.mark.one_in(3, start=1)
     def test_the_copy_is_the_model_at_fp32(self, name):
         model, x, macs = example(name)
         before = state(model)
@@ -64,6 +65,7 @@ class ConvertTest(parameterized.TestCase):
         self.assertFalse(np.allclose(one, other, atol=1e-6))
 
     @parameterized.parameters(*MODELS)
+    @pytest.mark.one_in(3)
     def test_macs_of_all_calls(self, name):
         model, _, macs = example(name)
         searchable = fliqs.to_searchable(model, "int_s")
@@ -76,6 +78,7 @@ class ConvertTest(parameterized.TestCase):
         )
 
     @parameterized.parameters(*(n for n in MODELS if n not in NOT_SAVED))
+    @pytest.mark.one_in(3, start=2)
     def test_saved_and_loaded(self, name):
         model, x, _ = example(name)
         searchable = fliqs.to_searchable(
@@ -97,6 +100,7 @@ class ConvertTest(parameterized.TestCase):
                 self.assertEqual(twin.get_config(), layer.get_config())
 
     @parameterized.parameters("attention", "building", "nested")
+    @pytest.mark.one_in(3)
     def test_searched(self, name):
         self._check_searched(name)
 
@@ -212,6 +216,7 @@ class PretrainedTest(absltest.TestCase):
         _, accuracy = fixed.evaluate(data, verbose=0)
         self.assertAlmostEqual(accuracy, 0.8719, places=6)
 
+    @pytest.mark.slow
     def test_searched_from_its_weights(self):
         search = fliqs.SearchModel(self.model, "int_s", cost_target="1.25xint4")
         search.compile(

@@ -8,6 +8,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl.testing import absltest
@@ -271,6 +272,7 @@ class DigitsTest(parameterized.TestCase):
             # A prepared set needs it no more.
             datasets.load("digits", data_dir=self.data_dir)
 
+    @pytest.mark.slow
     def test_writes_below_data_dir_only(self):
         folder = self.create_tempdir().full_path
         home = self.create_tempdir().full_path

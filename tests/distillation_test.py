@@ -60,6 +60,7 @@ class DistillationTest(parameterized.TestCase):
         )
 
     @parameterized.parameters(False, True)
+    @pytest.mark.one_in(2)
     def test_student_comes_closer_to_the_teacher(self, searches):
         def trained(teacher):
             student = _model(seed=2)

@@ -75,6 +75,7 @@ class ExportedSizeTest(parameterized.TestCase):
         network=(("residual_small", {}), ("mlperf_tiny_resnet8", {})),
         formats=_FORMATS,
     )
+    @pytest.mark.one_in(3)
     def test_within_two_per_cent(self, network, formats):
         self._check(*network, formats, ("size", "file_size"))
 
@@ -126,5 +127,6 @@ class ExportedSizeTest(parameterized.TestCase):
         self.assertAlmostEqual(size, stored)
 
     @parameterized.parameters("int_l", "fp_l")
+    @pytest.mark.one_in(2)
     def test_file_size_at_widths_without_a_type(self, space):
         self._check("resnet20", {}, fliqs.SPACES[space], ("file_size",))

@@ -5,6 +5,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -40,6 +41,7 @@ class SameBitsTest(parameterized.TestCase):
     @parameterized.product(
         name=_NAMES, axis=(None, 0, 1), mode=("eager", "graph", "xla")
     )
+    @pytest.mark.one_in(4)
     def test_as_small_tensors(self, name, axis, mode):
         def quantized(x):
             return numerics.fake_quant(x, name, axis=axis)

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl.testing import parameterized
@@ -71,6 +72,7 @@ class ImageNetTest(parameterized.TestCase):
                 self.assertBetween(images.min(), -2.2, -1.0)
                 self.assertBetween(images.max(), 1.0, 2.7)
 
+    @pytest.mark.slow
     def test_strong_augmentation(self):
         folder = self._described("imagenet2012")
         arguments = {"image_size": 32, "rand_augment": 0.5, "mixup": 0.2}

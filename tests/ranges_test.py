@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -398,6 +399,7 @@ class ModelTest(parameterized.TestCase):
         {"input_signedness": "unsigned", "weight_granularity": 16},
         {"rounding": "stochastic", "weight_granularity": "tensor"},
     )
+    @pytest.mark.one_in(2)
     def test_search_and_save(self, **options):
         inputs = keras.Input((6, 6, 3))
         x = keras.layers.Conv2D(8, 3, activation="relu")(inputs)

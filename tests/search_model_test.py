@@ -294,6 +294,7 @@ class FitTest(SearchTestCase):
         self.assertIs(type(search.best_model().get_layer("head")),
                       keras.layers.Dense)  # fmt: skip
 
+    @pytest.mark.slow
     def test_searchable_model_with_untied_layers(self):
         model = keras.Sequential(
             [
@@ -344,13 +345,22 @@ class FitTest(SearchTestCase):
 
 class ModesTest(SearchTestCase):
     @parameterized.named_parameters(
-        ("steps_per_execution", {"steps_per_execution": 4}, None),
         ("jit_compile", {"jit_compile": True}, None),
-        ("eager", {"run_eagerly": True}, None),
-        ("bfloat16", {}, "mixed_bfloat16"),
         ("float16", {}, "mixed_float16"),
     )
     def test_mode(self, compile_with, policy):
+        self._check_mode(compile_with, policy)
+
+    @parameterized.named_parameters(
+        ("steps_per_execution", {"steps_per_execution": 4}, None),
+        ("eager", {"run_eagerly": True}, None),
+        ("bfloat16", {}, "mixed_bfloat16"),
+    )
+    @pytest.mark.slow
+    def test_other_mode(self, compile_with, policy):
+        self._check_mode(compile_with, policy)
+
+    def _check_mode(self, compile_with, policy):
         if policy:
             keras.config.set_dtype_policy(policy)
             self.addCleanup(keras.config.set_dtype_policy, "float32")

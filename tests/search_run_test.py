@@ -5,6 +5,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -51,6 +52,7 @@ class LengthTest(SearchTestCase):
     @parameterized.parameters(
         {"epochs": 3}, {"epochs": 5, "initial_epoch": 2}, {"epochs": 8}
     )
+    @pytest.mark.one_in(3)
     def test_a_loaded_search_goes_on(self, **options):
         search = make_search()
         search.fit(make_data(), epochs=5, verbose=0, callbacks=[StopAfter(2)])
@@ -103,6 +105,7 @@ class LengthTest(SearchTestCase):
 
 class StatisticsTest(SearchTestCase):
     @parameterized.parameters({"freeze": 0.5}, {"freeze": 1.0})
+    @pytest.mark.one_in(2)
     def test_are_of_the_trained_weights(self, freeze):
         data = make_data()
         search = make_search(
@@ -146,6 +149,7 @@ class DataTest(SearchTestCase):
         self.assertAlmostEqual(drawn.mean(), 1600, delta=4 * 28)
 
     @parameterized.parameters(list, tuple, dict)
+    @pytest.mark.one_in(3)
     def test_several_inputs(self, kind):
         names = ("left", "right")
         rng = np.random.default_rng(0)
@@ -172,6 +176,7 @@ class DataTest(SearchTestCase):
         )
 
     @parameterized.parameters(False, True)
+    @pytest.mark.one_in(2)
     def test_held_out_samples_leave_no_trace(self, positional):
         x, y = np.ones((32, 3), "float32"), np.zeros(32, "int32")
         found = []

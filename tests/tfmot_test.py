@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 from absl.testing import absltest
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -102,6 +103,7 @@ class TfmotTest(absltest.TestCase):
         self.assertGreater(changed, 1e-3)
         self.assertLess(whole, changed / 4)
 
+    @pytest.mark.slow
     def test_trains_evaluates_and_saves(self):
         path = self.create_tempdir().full_path
         found = run(f"""

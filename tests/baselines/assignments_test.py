@@ -6,6 +6,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -400,6 +401,7 @@ class PlantedLayerTest(parameterized.TestCase):
     @parameterized.product(
         method=["differentiable", "evolutionary"], seed=[0, 1, 2]
     )
+    @pytest.mark.one_in(2)
     def test_finds_the_layer_that_needs_8_bits(self, method, seed):
         epochs = {"differentiable": 24, "evolutionary": 2}[method]
         task, _ = planted.planted_task(epochs, seed=seed)
@@ -407,6 +409,7 @@ class PlantedLayerTest(parameterized.TestCase):
         self.assertEqual(dict(result.assignment), planted.BEST)
 
     @parameterized.parameters("ptq", "differentiable", "evolutionary")
+    @pytest.mark.one_in(3)
     def test_finds_it_when_only_a_bound_keeps_the_other_from_it(self, method):
         epochs = {"ptq": 0, "differentiable": 24, "evolutionary": 2}[method]
         task, _ = planted.planted_task(epochs)

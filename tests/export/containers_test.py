@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -55,6 +56,7 @@ class StoredTest(parameterized.TestCase):
         ("fp16", "FLOAT16", 144),
         ("fp32", "FLOAT32", 288),
     )
+    @pytest.mark.one_in(3)
     def test_type_and_bytes(self, fmt, tensor_type, size):
         graph = self._export(fmt)
         tensor = graph.find("depthwise/kernel")
@@ -102,6 +104,7 @@ class StoredTest(parameterized.TestCase):
         ("int16", "FLOAT32"),
         ("fp32", "FLOAT32"),
     )
+    @pytest.mark.one_in(3)
     def test_fast_types(self, fmt, tensor_type):
         graph = self._export(fmt, containers="fast")
         for path in ("stem", "depthwise", "pointwise", "down", "logits"):

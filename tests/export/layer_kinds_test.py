@@ -5,6 +5,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -102,6 +103,7 @@ class LayerKindsTest(parameterized.TestCase):
         return report
 
     @parameterized.parameters(*_KINDS)
+    @pytest.mark.one_in(4)
     def test_float(self, kind):
         report = self._export(kind, "float")
         self.assertLess(report.max_relative_error, 2e-6)
@@ -119,6 +121,7 @@ class LayerKindsTest(parameterized.TestCase):
             self.assertEqual(row.stored_type, "UINT8 table of 4-bit codes")
 
     @parameterized.parameters(*_EXACT)
+    @pytest.mark.one_in(4, start=1)
     def test_training_arithmetic(self, kind):
         report = self._export(kind, "fake_quant")
         self.assertEqual(report.max_relative_error, 0.0)
@@ -126,12 +129,14 @@ class LayerKindsTest(parameterized.TestCase):
             self.assertEqual(row.stored_type, "INT4 packed")
 
     @parameterized.product(kind=list(_RECURRENT), fmt=("int4", "e4m3"))
+    @pytest.mark.one_in(4, start=1)
     def test_training_arithmetic_of_states(self, kind, fmt):
         report = self._export(kind, "fake_quant", fmt)
         # Sums over values that are scaled back are not exact.
         self.assertLess(report.max_relative_error, 2e-6)
 
     @parameterized.parameters(*_KINDS)
+    @pytest.mark.one_in(4, start=1)
     def test_int8(self, kind):
         report = self._export(kind, "int8")
         self.assertLess(report.verification.rms_error, 0.04)
@@ -158,12 +163,14 @@ class LayerKindsTest(parameterized.TestCase):
                 export_tflite(model, self.path, activations, data)
 
     @parameterized.parameters(*_KINDS)
+    @pytest.mark.one_in(4, start=2)
     def test_int16(self, kind):
         report = self._export(kind, "int16")
         self.assertLess(report.verification.rms_error, 3e-4)
         self._check_inputs(kind, report, "INT16, scale")
 
     @parameterized.parameters(*_KINDS)
+    @pytest.mark.one_in(4, start=3)
     def test_dynamic(self, kind):
         report = self._export(kind, "dynamic")
         self.assertLess(report.verification.rms_error, 0.015)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -67,6 +68,7 @@ class FormatsTest(_OnnxTestCase):
         ("mxint8", "FLOAT16|BFLOAT16", 144, None),
         ("onnx_levels", "FLOAT", 288, None),
     )
+    @pytest.mark.one_in(4)
     def test_type_bytes_and_arithmetic(self, fmt, stored, size, opset):
         model = small_models.fixed(small_models.residual(), fmt)
         images = small_models.images()
@@ -224,6 +226,7 @@ class GraphTest(_OnnxTestCase):
         kind=("Dense", "Conv1D", "Conv2D"),
         signedness=("symmetric", "unsigned"),
     )
+    @pytest.mark.one_in(3)
     def test_no_runtime_saturates_sums_of_the_largest_codes(
         self, fmt, kind, signedness
     ):
@@ -325,6 +328,7 @@ _LAYERS = {
 
 class LayerKindsTest(_OnnxTestCase):
     @parameterized.parameters(*_LAYERS)
+    @pytest.mark.one_in(3)
     def test_float(self, kind):
         layer, shape = _LAYERS[kind]
         report = self._export(layer(), shape, "float")
@@ -334,6 +338,7 @@ class LayerKindsTest(_OnnxTestCase):
             self.assertEqual(row.weight_bytes, row.theoretical_bytes)
 
     @parameterized.parameters(*_LAYERS)
+    @pytest.mark.one_in(3, start=1)
     def test_rounded_inputs(self, kind):
         layer, shape = _LAYERS[kind]
         report = self._export(layer(), shape, "fake_quant")

@@ -6,6 +6,7 @@ import re
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 from ai_edge_quantizer import quantizer
@@ -86,6 +87,7 @@ class _RecipeTestCase(parameterized.TestCase):
 
 class ApplyTest(_RecipeTestCase):
     @parameterized.product(source=("fixed", "plain"), activations=list(_LIMITS))
+    @pytest.mark.one_in(3, start=1)
     def test_exact_formats(self, source, activations):
         fixed = small_models.fixed(self.plain, _EXACT)
         if source == "fixed":

@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -11,6 +12,7 @@ class SavedModelTest(parameterized.TestCase):
     """Keras's own `export` of a fixed model, rounding of inputs included."""
 
     @parameterized.parameters("int4", "e4m3")
+    @pytest.mark.one_in(2)
     def test_serves_what_the_model_computes(self, fmt):
         model = small_models.fixed(small_models.residual(), fmt)
         images = small_models.images()

@@ -5,6 +5,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -40,6 +41,7 @@ class _ExportTestCase(parameterized.TestCase):
 
 class FormatsTest(_ExportTestCase):
     @parameterized.parameters(*_FORMATS)
+    @pytest.mark.one_in(3)
     def test_training_arithmetic(self, fmt):
         model = small_models.fixed(small_models.residual(), fmt)
         report = export_tflite(

@@ -5,6 +5,7 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -60,6 +61,7 @@ def fixed(model, formats, **keywords):
 
 class AttentionProductTest(parameterized.TestCase):
     @parameterized.product(kind=tuple(_KINDS), grouped=(False, True))
+    @pytest.mark.one_in(4)
     def test_same_bits_as_keras(self, kind, grouped):
         if grouped and kind == "windows":
             self.assertNotIn(
@@ -216,6 +218,7 @@ class AttentionProductTest(parameterized.TestCase):
         self.assertEqual(list(layers), ["weight_format", "input_format"])
         self.assertTrue(searchable.layers[2]._weighted_sum_product.is_fixed)
 
+    @pytest.mark.slow
     def test_searched_saved_and_fixed_elsewhere(self):
         model, x = make(grouped=True)
         explicit = fliqs.with_attention_products(model)

@@ -5,6 +5,7 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -47,6 +48,7 @@ class CalibrationTest(parameterized.TestCase):
         input_range=("ema", "percentile", "lsq"),
         way=("predict", "evaluate", "call"),
     )
+    @pytest.mark.one_in(3)
     def test_tells_once(self, input_range, way):
         model = make(input_range)
         model.compile("sgd", "mse")
@@ -72,6 +74,7 @@ class CalibrationTest(parameterized.TestCase):
         self.assertNotIn("dense_0", message)
 
     @parameterized.parameters("ema", "percentile", "lsq")
+    @pytest.mark.one_in(3)
     def test_silent_with_data(self, input_range):
         def run():
             model = make(input_range)
@@ -107,6 +110,7 @@ class CalibrationTest(parameterized.TestCase):
         self.assertSilent(lambda: fixed.predict(_X, verbose=0))
 
     @parameterized.parameters("nested", "subclassed", "attention", "recurrent")
+    @pytest.mark.one_in(2)
     def test_silent_while_models_are_made(self, name):
         def run():
             model, _, _ = example(name)

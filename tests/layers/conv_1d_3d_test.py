@@ -1,6 +1,7 @@
 """The contract, for convolutions of signals and volumes."""
 
 import keras
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -38,6 +39,7 @@ class Conv1DTest(
     ]
 
 
+@pytest.mark.slow
 class Conv3DTest(
     Float64Product, layer_contract.LayerContract, parameterized.TestCase
 ):

@@ -4,6 +4,7 @@ On CPUs TensorFlow runs them neither dilated nor with channels first.
 """
 
 import keras
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -58,6 +59,7 @@ class Conv2DTransposeTest(
     ]
 
 
+@pytest.mark.slow
 class Conv3DTransposeTest(
     Float64Product, layer_contract.LayerContract, parameterized.TestCase
 ):

@@ -11,6 +11,7 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from keras import ops
 
@@ -245,8 +246,15 @@ class LayerContract:
                 np.testing.assert_array_equal(one, other)
             np.testing.assert_array_equal(loaded(x), model(x))
 
+    def test_saved_model_round_trip(self):
+        self._check_saved_model_round_trip(0)
+
+    @pytest.mark.slow
     @each_case
-    def test_saved_model_round_trip(self, case):
+    def test_saved_model_round_trip_of_every_case(self, case):
+        self._check_saved_model_round_trip(case)
+
+    def _check_saved_model_round_trip(self, case):
         keywords, shape = self.cases[case]
         layer = self.layer_class(**keywords, formats=("int4", "e4m3"))
         model = keras.Sequential([keras.Input(shape[1:]), layer])
@@ -306,8 +314,15 @@ class LayerContract:
             fixed.bias.assign(layer.bias)
         np.testing.assert_array_equal(layer(x), fixed(x))
 
+    def test_compiled_equals_eager(self):
+        self._check_compiled_equals_eager(0)
+
+    @pytest.mark.slow
     @each_case
-    def test_compiled_equals_eager(self, case):
+    def test_compiled_equals_eager_in_every_case(self, case):
+        self._check_compiled_equals_eager(case)
+
+    def _check_compiled_equals_eager(self, case):
         for name in ("int4", "e4m3", "fp32"):
             layer, _, x = self.make(case, formats=name)
             layer(x, training=True)

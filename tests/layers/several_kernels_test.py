@@ -80,6 +80,7 @@ class SeveralKernelsTest(parameterized.TestCase):
             )
 
     @parameterized.parameters(*KINDS)
+    @pytest.mark.one_in(2, start=1)
     def test_equals_the_reference(self, kind):
         self._check_equals_the_reference(kind, _FORMATS)
 
@@ -102,6 +103,7 @@ class SeveralKernelsTest(parameterized.TestCase):
             )
 
     @parameterized.parameters(*((kind, {}) for kind in KINDS), *VARIANTS)
+    @pytest.mark.one_in(3)
     def test_gradient_is_that_of_the_reference(self, kind, keywords):
         for name in ("int4", "e4m3", "bf16"):
             layer, twin, inputs = make(
@@ -142,6 +144,7 @@ class SeveralKernelsTest(parameterized.TestCase):
             np.testing.assert_array_equal(layer(*inputs), twin(*inputs))
 
     @parameterized.parameters(*KINDS)
+    @pytest.mark.one_in(2)
     def test_saved_and_loaded(self, kind):
         keywords, shape = KINDS[kind]
         layer = getattr(layers, kind)(**keywords, formats=("int4", "e4m3"))
@@ -170,6 +173,7 @@ class SeveralKernelsTest(parameterized.TestCase):
             np.testing.assert_array_equal(served.serve(x), expected)
 
     @parameterized.parameters(*KINDS)
+    @pytest.mark.one_in(2)
     def test_regularizer_and_constraint_see_the_kernels(self, kind):
         names = {
             "Embedding": ("embeddings",),
@@ -205,6 +209,7 @@ class SeveralKernelsTest(parameterized.TestCase):
             self.assertGreaterEqual(ops.convert_to_numpy(kernel).min(), 0)
 
     @parameterized.parameters(*KINDS)
+    @pytest.mark.one_in(2)
     def test_choice_is_data(self, kind):
         layer, _, inputs = make(kind, formats=("int4", "e2m1", "fp32"))
         traces = []
@@ -227,6 +232,7 @@ class SeveralKernelsTest(parameterized.TestCase):
         self.assertGreater(np.abs(found[1] - found[2]).max(), 1e-4)
 
     @parameterized.parameters("SeparableConv1D", "LSTM", "GRU", "SimpleRNN")
+    @pytest.mark.one_in(2)
     def test_one_decision_sets_all_quantizers(self, kind):
         layer, _, inputs = make(kind, formats=("int4", "int8"))
         ((name, (options, variables)),) = layer.choices().items()

@@ -7,6 +7,7 @@ networks, in the digits that the authors' plotting scripts hold.
 
 import functools
 
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -87,6 +88,7 @@ class PaperCostsTest(parameterized.TestCase):
                 self.assertEqual(_rounded(cost, printed), printed, fmt)
 
     @parameterized.parameters(*_DEIT)
+    @pytest.mark.one_in(3)
     def test_deit_with_a_second_head(self, hidden_size, e2m1, e4m3):
         # Inferred from the printed digits; see the docstring of `deit`.
         second_head = 256 * 1000 * hidden_size / 1e9
@@ -111,6 +113,7 @@ class PaperCostsTest(parameterized.TestCase):
         self.assertEqual(_rounded(cost, printed), printed)
 
     @parameterized.parameters(*_SEARCHED_RESNET50)
+    @pytest.mark.one_in(3)
     def test_searched_resnet50(self, width, layers, expected, printed):
         cost = _searched_cost("resnet50", width, layers)
         self.assertEqual(_rounded(cost, expected), expected)

@@ -7,6 +7,7 @@ file is read before it is committed.
 import json
 import pathlib
 
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -66,6 +67,7 @@ def _to_text(summary):
 
 class SummaryTest(parameterized.TestCase):
     @parameterized.parameters(*fliqs.models.names())
+    @pytest.mark.one_in(4)
     def test_summary(self, name):
         text = _to_text(_summary(fliqs.models.get(name)))
         path = _GOLDEN / f"{name}.json"

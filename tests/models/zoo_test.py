@@ -34,6 +34,7 @@ class ZooTest(parameterized.TestCase):
     @parameterized.parameters(
         name for name in fliqs.models.names() if name not in _REPEATED
     )
+    @pytest.mark.one_in(3)
     def test_network(self, name):
         self._check_network(name)
 
