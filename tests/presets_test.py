@@ -27,6 +27,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PRESETS = sorted((_ROOT / "flags" / "presets").glob("*.flags"))
 # Settings to be included by other presets: no run of their own.
 _INCLUDED = (
+    "fashion_mnist",
     "fliqs",
     "mlperf_tiny_resnet8_trained",
     "resnet20_trained",
