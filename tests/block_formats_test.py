@@ -3,7 +3,6 @@
 import keras
 import ml_dtypes
 import numpy as np
-import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -185,7 +184,6 @@ class ModelTest(parameterized.TestCase):
         expected = np.asarray(fliqs.fake_quant(x, "mxfp4")) @ kernel
         np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.slow
     def test_search_and_save(self):
         rng = np.random.default_rng(5)
         x = rng.standard_normal((32, 8, 8, 3)).astype("float32")
