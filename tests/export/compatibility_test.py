@@ -6,7 +6,6 @@ to be seen here on the day it is installed.
 
 import keras
 import numpy as np
-import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -43,7 +42,6 @@ class CompatibilityTest(parameterized.TestCase):
         cls.data = random.standard_normal((8, 5, 5, 3)).astype("float32")
 
     @parameterized.parameters(*_FORMATS)
-    @pytest.mark.one_in(3)
     def test_weights(self, fmt):
         report = self._export(fmt, "float")
         self.assertLess(report.max_relative_error, 2e-6)
@@ -53,7 +51,6 @@ class CompatibilityTest(parameterized.TestCase):
     @parameterized.parameters(
         *((mode, fmt) for mode, formats in _MODES.items() for fmt in formats)
     )
-    @pytest.mark.one_in(3)
     def test_integer_arithmetic(self, mode, fmt):
         report = self._export(fmt, mode)
         # Sums, pooled maps and outputs have 8 bits there and are exact here.
